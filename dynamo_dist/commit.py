@@ -1,0 +1,134 @@
+"""Atomic commits: a folder is there completely and verified, or not at all; a journal line likewise.
+
+A committed folder holds `manifest.json` with the size and SHA-256 of every other file in it. It is written under a temporary
+name, synced, the manifest last, and renamed. Readers accept only what verifies.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from dynamo_dist.errors import InputError
+
+MANIFEST = "manifest.json"
+
+
+class Corrupted(InputError):
+    """A committed file is missing, has another size, or another content than when it was committed."""
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh temporary folder that one rename turns into `path` (same file system, so the rename is atomic)."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def seal(temporary: Path, path: Path) -> None:
+    """Commit the files that were written to `temporary` as the folder `path`: sync, manifest last, rename.
+
+    Where `path` was committed meanwhile (by a retry of the same work), that one stays: the work is identical by name.
+    """
+    files = {}
+    for file in sorted(temporary.iterdir()):
+        _sync(file)
+        files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    write_json(temporary / MANIFEST, {"files": files})
+    _sync(temporary)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if not (path / MANIFEST).exists():
+            raise
+        shutil.rmtree(temporary)
+    _sync(path.parent)
+
+
+def commit_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write(folder)` fill a temporary folder and commit it as `path`. Nothing is left behind when it fails."""
+    temporary = temporary_beside(path)
+    try:
+        write(temporary)
+        seal(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def verify_folder(path: Path) -> None:
+    """Raise `Corrupted`, naming the file, unless every file of the committed folder is what was committed."""
+    manifest = path / MANIFEST
+    if not manifest.exists():
+        raise Corrupted(f"{path} has no {MANIFEST}: it was never committed, or the manifest was removed; remove the folder and run with --resume")
+    for name, entry in json.loads(manifest.read_text())["files"].items():
+        file = path / name
+        if not file.exists():
+            raise Corrupted(f"{file} is missing although it was committed; remove {path} and run with --resume to train it again")
+        if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+            raise Corrupted(f"{file} is not what was committed (size or SHA-256 differ); remove {path} and run with --resume to train it again")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    with open(temporary, "w") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def append_line(path: Path, record: dict) -> None:
+    """Append one JSON line and sync. One write of O_APPEND: lines of several processes never mix."""
+    line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        # A torn last line (a process that died inside its write) must not swallow ours.
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        if end and not _ends_with_newline(path):
+            line = b"\n" + line
+        os.write(descriptor, line)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The records of a journal. A torn last line is what a killed writer leaves and is ignored; a bad line before it is an error."""
+    if not path.exists():
+        return []
+    lines = [line for line in path.read_bytes().split(b"\n") if line]
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number == len(lines):
+                break
+            raise Corrupted(f"{path}, line {number} is not JSON: the journal was damaged; restore it, or start over with --overwrite") from None
+    return records

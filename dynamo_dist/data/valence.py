@@ -1,0 +1,78 @@
+"""Word-valence integration, made in memory: every word carries a score, the class is the sign of an integral of the scores.
+
+A perfect integrator sums the scores; a leaky one forgets: s_t = exp(-1/tau) s_{t-1} + score_t. Both labellings are of the same
+inputs, so networks that learn one or the other differ in what they compute and in nothing else.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dynamo_dist.data.dataset import Dataset, Sequences
+from dynamo_dist.errors import InputError
+
+SCORES = (-2, -1, 0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValenceTask:
+    """Sizes and constants of the word-valence task."""
+
+    # Words per score; ids 1.. are words, id 0 is padding.
+    words_per_score: int = 4
+    # Sequences are between these two lengths, uniformly.
+    shortest: int = 15
+    longest: int = 30
+    # Time constant of the leaky labelling in steps: the state decays by exp(-1/tau) = 0.8 a step.
+    leak_time_constant: float = 4.4814
+    # Sequences whose integral (perfect or leaky) is within this of zero are drawn again: their class is a tie.
+    margin: float = 0.25
+    base: int = 12_000
+    meta: int = 12_000
+    test: int = 4_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise InputError(f"ValenceTask.shortest={self.shortest}, longest={self.longest}: expected 1 <= shortest <= longest")
+        if not self.leak_time_constant > 0:
+            raise InputError(f"ValenceTask.leak_time_constant={self.leak_time_constant}: expected a positive number of steps")
+
+
+def integrals(scores_NT: np.ndarray, decay: float) -> np.ndarray:
+    """Value of s_t = decay s_{t-1} + score_t after the last step; float64 of shape (N,). Padding scores 0 in FRONT of a sequence."""
+    state = np.zeros(scores_NT.shape[0])
+    for t in range(scores_NT.shape[1]):
+        state = decay * state + scores_NT[:, t]
+    return state
+
+
+def make_valence(task: ValenceTask) -> Dataset:
+    """The data set with the labellings `perfect` and `leaky` (class 1: the integral is positive)."""
+    rng = np.random.default_rng(task.seed)
+    decay = np.exp(-1 / task.leak_time_constant)
+
+    def part(count: int) -> Sequences:
+        kept: list[tuple[np.ndarray, ...]] = []
+        have = 0
+        while have < count:
+            size = 2 * count
+            lengths = rng.integers(task.shortest, task.longest, size=size, endpoint=True)
+            score_index = rng.integers(len(SCORES), size=(size, task.longest))
+            words = 1 + score_index * task.words_per_score + rng.integers(task.words_per_score, size=score_index.shape)
+            valid = np.arange(task.longest) < lengths[:, None]
+            words[~valid] = 0
+            scores = np.where(valid, np.array(SCORES)[score_index], 0)
+            # The leaky integral ends at the last word, not at the last column: undo the decay over the padding.
+            leaky = integrals(scores, decay) / decay ** (task.longest - lengths)
+            perfect = integrals(scores, 1.0)
+            clear = (np.abs(leaky) >= task.margin) & (np.abs(perfect) >= task.margin)
+            kept.append((words[clear], lengths[clear], perfect[clear] > 0, leaky[clear] > 0))
+            have += int(clear.sum())
+        words, lengths, perfect, leaky = (torch.from_numpy(np.concatenate(a)[:count].astype(np.int64)) for a in zip(*kept, strict=True))
+        return Sequences(tokens_NT=words, lengths_N=lengths, labels={"perfect": perfect, "leaky": leaky})
+
+    return Dataset(
+        base=part(task.base), meta=part(task.meta), test=part(task.test), vocabulary=1 + len(SCORES) * task.words_per_score, classes=2
+    )
