@@ -1,0 +1,179 @@
+"""Backends: what the algorithms ask of a linear-algebra library.
+
+A block of k vectors of length n is, on every backend, a local array of shape `(n_local, k)`, complex128, in Fortran order: the rows
+`start:stop` of this rank. Small `k x k` matrices are replicated: they come out of sums over the ranks, so that every rank holds the same
+numbers and takes the same decisions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+PETSC_HINT = 'pip install "dynamo-jordan[petsc]"'
+
+
+class MissingExtraError(ImportError):
+    """A library of an optional extra is not installed; the message names the extra."""
+
+
+class SingularFactorError(ArithmeticError):
+    """The factorization met an exactly (or hopelessly) singular matrix: the shift sits on an eigenvalue."""
+
+
+@dataclass(slots=True)
+class Cost:
+    """What a computation has cost so far on this rank; a solve is one column through the triangular factors."""
+
+    factorizations: int = 0
+    solves: int = 0
+    factor_seconds: float = 0.0
+    solve_seconds: float = 0.0
+
+    @contextmanager
+    def factoring(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.factorizations += 1
+        self.factor_seconds += time.perf_counter() - begun
+
+    @contextmanager
+    def solving(self, columns: int) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.solves += columns
+        self.solve_seconds += time.perf_counter() - begun
+
+
+class Factor(Protocol):
+    """An approximate factorization of A - sigma B. How accurate it is changes the number of sweeps, not the result."""
+
+    def solve(self, R: np.ndarray) -> np.ndarray: ...
+
+    def solve_adjoint(self, R: np.ndarray) -> np.ndarray: ...
+
+    def destroy(self) -> None: ...
+
+
+class BlockVectors:
+    """The arithmetic of distributed n x k blocks, the same for every backend; `comm` is an mpi4py communicator, or None on one process."""
+
+    def __init__(self, n: int, start: int, stop: int, comm: Any = None):
+        self.n, self.start, self.stop, self.comm = n, start, stop, comm
+        self.cost = Cost()
+
+    def sum(self, local: np.ndarray) -> np.ndarray:
+        """The sum over the ranks of a small array, on every rank."""
+        if self.comm is None or self.comm.size == 1:
+            return local
+        total = np.empty_like(local, order="C")
+        self.comm.Allreduce(np.ascontiguousarray(local), total)
+        return total
+
+    def inner(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+        """X^H Y."""
+        return self.sum(X.conj().T @ Y)
+
+    def norm(self, X: np.ndarray) -> float:
+        """Frobenius norm."""
+        return float(np.sqrt(self.sum(np.array([np.vdot(X, X).real]))[0]))
+
+    def qr(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Q (n_local, k) with orthonormal columns and R (k, k). Unconditionally stable, whatever the number of ranks: the small R of the
+        ranks are stacked and factorized again."""
+        Q, R = np.linalg.qr(X)
+        if self.comm is None or self.comm.size == 1:
+            return np.asfortranarray(Q), R
+        k = X.shape[1]
+        padded = np.zeros((k, k), dtype=complex)  # a rank may own fewer than k rows
+        padded[: R.shape[0]] = R
+        stacked = np.empty((self.comm.size, k, k), dtype=complex)
+        self.comm.Allgather(padded, stacked)
+        Q_small, R = np.linalg.qr(stacked.reshape(-1, k))
+        mine = Q_small[self.comm.rank * k :][: Q.shape[1]]
+        return np.asfortranarray(Q @ mine), R
+
+    def random_block(self, k: int, seed: int = 20170419) -> np.ndarray:
+        """Uniform complex entries that depend on the global row only: a counter-based generator is set to the first row of this rank."""
+        draws = -(-2 * k // 4) * 4  # one step of the counter yields four draws
+        bits = np.random.Philox(key=seed)
+        bits.advance(self.start * draws // 4)
+        u = np.random.Generator(bits).random((self.stop - self.start, draws))[:, : 2 * k] - 0.5
+        return np.asfortranarray(u[:, :k] + 1j * u[:, k:])
+
+    def pivot(self, x: np.ndarray) -> complex:
+        """The component of lowest global index whose modulus is at least half of the largest. (The largest one is often tied by a
+        symmetry of the problem, and rounding would then decide.)"""
+        largest = self._every_rank(np.array([np.abs(x).max(initial=0.0)])).max()
+        hits = np.flatnonzero(np.abs(x) >= 0.5 * largest)
+        mine = x[hits[0]] if hits.size else 0.0
+        first = self._every_rank(np.array([mine], dtype=complex)).ravel()
+        return complex(first[np.flatnonzero(first)[0]])  # ranks are in the order of their rows
+
+    def _every_rank(self, local: np.ndarray) -> np.ndarray:
+        if self.comm is None or self.comm.size == 1:
+            return local
+        gathered = np.empty((self.comm.size, *local.shape), dtype=local.dtype)
+        self.comm.Allgather(local, gathered)
+        return gathered
+
+
+class Backend(Protocol):
+    """A `BlockVectors` that also knows one library's matrices. None stands for the identity matrix."""
+
+    n: int
+    start: int
+    stop: int
+    comm: Any
+    cost: Cost
+
+    def matrix(self, A: Any, name: str) -> Any:
+        """The user's matrix as this library wants it; ValueError if it is not a square matrix of size n."""
+
+    def product(self, A: Any, X: np.ndarray) -> np.ndarray:
+        """A X."""
+
+    def adjoint_product(self, A: Any, X: np.ndarray) -> np.ndarray:
+        """A^H X."""
+
+    def matrix_norm(self, A: Any) -> float:
+        """Infinity norm."""
+
+    def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool) -> Factor:
+        """Factorizes the sum of coefficient * matrix; `symmetric` means equal to its transpose. SingularFactorError if it cannot."""
+
+    def export(self, X: np.ndarray) -> Any:
+        """The block as the kind of matrix that the user brought."""
+
+    def destroy(self) -> None:
+        """Frees what this backend has made (collective); nothing that the user brought."""
+
+
+def is_petsc(A: Any) -> bool:
+    return type(A).__module__.partition(".")[0] == "petsc4py"
+
+
+def backend_for(A: Any, comm: Any = None) -> Backend:
+    """PETSc for a PETSc matrix or when `comm` is given (every rank then brings the whole matrix), scipy on one process otherwise."""
+    if is_petsc(A) or comm is not None:
+        from jordan_dist.backends.petsc import PetscBackend
+
+        return PetscBackend.around(A, comm)
+    from jordan_dist.backends.scipy import ScipyBackend
+
+    return ScipyBackend(order_of(A, "A"))
+
+
+def order_of(A: Any, name: str) -> int:
+    """The order of a square numpy or scipy matrix of numbers."""
+    shape, dtype = getattr(A, "shape", None), getattr(A, "dtype", None)
+    if dtype is None or shape is None or not np.issubdtype(dtype, np.number):
+        raise ValueError(f"{name} must be a numpy array, a scipy sparse matrix or a PETSc matrix of numbers, not {type(A).__name__}")
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
+        raise ValueError(f"{name} must be a square matrix, not one of shape {tuple(shape)}")
+    return shape[0]

@@ -1,0 +1,245 @@
+"""The backend for PETSc matrices, on any number of MPI ranks. Nothing else in the package imports petsc4py or mpi4py.
+
+The direct solver reads the options under the prefix `jordan_` last (for example `-jordan_mat_mumps_icntl_14 200` in PETSC_OPTIONS), so
+that a user's options win over the defaults here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from jordan_dist.backends import PETSC_HINT, BlockVectors, MissingExtraError, SingularFactorError, is_petsc, order_of
+
+try:
+    from mpi4py import MPI  # before PETSc, which then uses the MPI that is already up
+    from petsc4py import PETSc
+except ImportError as error:
+    raise MissingExtraError(f"PETSc matrices and MPI need petsc4py and mpi4py ({error}): {PETSC_HINT}") from error
+
+# PETSc's own LU beats MUMPS on one rank while the factors are small (n = 44,944 in 2-D: 0.22 s against 0.40 s, and 4 ms a solve
+# against 24 ms); it neither pivots nor runs in parallel.
+LARGEST_FOR_PETSC_LU = 200_000
+# MUMPS estimates its workspace before it pivots; more room (in percent) is cheap beside starting again.
+WORKSPACE = (80, 250, 1000)
+
+
+def require_complex() -> None:
+    """ValueError unless PETSc was built with complex scalars."""
+    if not np.issubdtype(PETSc.ScalarType, np.complexfloating):
+        raise ValueError(
+            "this PETSc was built with real scalars, but the eigenvalues here are complex: use a PETSc configured with "
+            "--with-scalar-type=complex (Debian: libpetsc-complex-dev) and petsc4py built against it"
+        )
+
+
+def versions() -> dict[str, str]:
+    import mpi4py
+    import petsc4py
+
+    return {"petsc": ".".join(map(str, PETSc.Sys.getVersion())), "petsc4py": petsc4py.__version__, "mpi4py": mpi4py.__version__}
+
+
+def mpi_comm(comm: Any) -> Any:
+    """The mpi4py communicator behind an mpi4py or PETSc one."""
+    return comm.tompi4py() if isinstance(comm, PETSc.Comm) else comm
+
+
+def owned_rows(n: int, comm: Any) -> tuple[int, int]:
+    """The rows of this rank, as even as can be."""
+    share, extra = divmod(n, comm.size)
+    start = comm.rank * share + min(comm.rank, extra)
+    return start, start + share + (comm.rank < extra)
+
+
+def matrix_from_rows(rows: scipy.sparse.csr_array, n: int, comm: Any) -> PETSc.Mat:
+    """A parallel n x n matrix of which every rank brings its own rows, an array of shape (n_local, n)."""
+    index = (rows.indptr.astype(PETSc.IntType), rows.indices.astype(PETSc.IntType))
+    mat = PETSc.Mat().createAIJ(((rows.shape[0], n), (rows.shape[0], n)), csr=(*index, rows.data.astype(complex)), comm=comm)
+    mat.assemble()
+    return mat
+
+
+class PetscBackend(BlockVectors):
+    def __init__(self, n: int, start: int, stop: int, comm: Any, *, replicated: bool):
+        require_complex()
+        super().__init__(n, start, stop, comm)
+        self.replicated = replicated
+        self._made: list[PETSc.Mat] = []
+
+    @classmethod
+    def around(cls, A: Any, comm: Any = None) -> PetscBackend:
+        """For a PETSc matrix: its communicator and row ranges. For another one: `comm`, with the rows dealt out evenly."""
+        if not is_petsc(A):
+            n, comm = order_of(A, "A"), mpi_comm(comm)
+            return cls(n, *owned_rows(n, comm), comm, replicated=True)
+        own = mpi_comm(A.getComm())
+        if comm is not None and MPI.Comm.Compare(own, mpi_comm(comm)) not in (MPI.IDENT, MPI.CONGRUENT):
+            raise ValueError("comm is not the communicator of A: leave it out, a PETSc matrix brings its own")
+        n, columns = A.getSize()
+        if n != columns:
+            raise ValueError(f"A must be a square matrix, not one of shape {(n, columns)}")
+        return cls(n, *A.getOwnershipRange(), own, replicated=False)
+
+    def matrix(self, A: Any, name: str) -> PETSc.Mat:
+        if not is_petsc(A):
+            if order_of(A, name) != self.n:
+                raise ValueError(f"{name} is of size {A.shape[0]}, but A is of size {self.n}")
+            mat = matrix_from_rows(scipy.sparse.csr_array(scipy.sparse.csr_array(A)[self.start : self.stop]), self.n, self.comm)
+            self._made.append(mat)
+            return mat
+        if A.getSize() != (self.n, self.n):
+            raise ValueError(f"{name} is of shape {A.getSize()}, but A is of size {self.n}")
+        fits = A.getOwnershipRange() == (self.start, self.stop)
+        if not self.comm.allreduce(fits, MPI.LAND):
+            raise ValueError(f"{name} and A are distributed differently: create them with the same local sizes")
+        return A
+
+    def product(self, A: PETSc.Mat | None, X: np.ndarray) -> np.ndarray:
+        return X if A is None else self._by_columns(A, A.mult, X)
+
+    def adjoint_product(self, A: PETSc.Mat | None, X: np.ndarray) -> np.ndarray:
+        return X if A is None else self._by_columns(A, A.multHermitian, X)
+
+    def _by_columns(self, A: PETSc.Mat, multiply: Any, X: np.ndarray) -> np.ndarray:
+        out = np.empty(X.shape, dtype=complex, order="F")
+        for k in range(X.shape[1]):
+            x, y = self._vec(np.ascontiguousarray(X[:, k])), self._vec(out[:, k])
+            multiply(x, y)
+            x.destroy()
+            y.destroy()
+        return out
+
+    def _vec(self, x: np.ndarray) -> PETSc.Vec:
+        return PETSc.Vec().createWithArray(x, size=(self.stop - self.start, self.n), comm=self.comm)
+
+    def matrix_norm(self, A: PETSc.Mat | None) -> float:
+        return 1.0 if A is None else A.norm(PETSc.NormType.NORM_INFINITY)
+
+    def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool) -> PetscFactor:
+        return PetscFactor(self, self._sum(terms), symmetric=symmetric)
+
+    def _sum(self, terms: list[tuple[complex, Any]]) -> PETSc.Mat:
+        first = next(i for i, (_, A) in enumerate(terms) if A is not None)
+        total = terms[first][1].copy()
+        total.scale(terms[first][0])
+        for i, (c, A) in enumerate(terms):
+            if i == first or c == 0:
+                continue
+            if A is None:
+                total.shift(c)
+            else:
+                total.axpy(c, A, structure=PETSc.Mat.Structure.DIFFERENT_NONZERO_PATTERN)
+        return total
+
+    def export(self, X: np.ndarray) -> Any:
+        """A dense PETSc matrix, or the whole n x k array on every rank if the user brought whole arrays to every rank."""
+        if not self.replicated:
+            mat = PETSc.Mat().createDense(((self.stop - self.start, self.n), (None, X.shape[1])), array=X.copy(order="F"), comm=self.comm)
+            mat.assemble()
+            return mat
+        whole = np.empty((X.shape[1], self.n), dtype=complex)
+        counts = self.comm.allgather(self.stop - self.start)
+        for k in range(X.shape[1]):
+            self.comm.Allgatherv(np.ascontiguousarray(X[:, k]), (whole[k], counts))
+        return whole.T
+
+    def destroy(self) -> None:
+        while self._made:
+            self._made.pop().destroy()
+
+
+class PetscFactor:
+    """One factorization of a matrix, which it takes over. L D L^T by MUMPS when the matrix equals its transpose: half the memory of LU."""
+
+    def __init__(self, backend: PetscBackend, matrix: PETSc.Mat, *, symmetric: bool):
+        self.backend, self.cost, self.matrix, self.symmetric = backend, backend.cost, matrix, symmetric
+        own = backend.comm.size == 1 and backend.n <= LARGEST_FOR_PETSC_LU
+        matrix.setOption(PETSc.Mat.Option.SYMMETRIC, symmetric)
+        matrix.setOption(PETSc.Mat.Option.HERMITIAN, False)  # otherwise PETSc takes a complex symmetric matrix for a Hermitian one
+        self.ksp = None
+        try:
+            with self.cost.factoring():
+                for workspace in WORKSPACE:
+                    if self._factorize("petsc" if own else "mumps", workspace):
+                        break
+                else:
+                    raise MemoryError(f"MUMPS asks for more than {WORKSPACE[-1]} % of its estimated workspace")
+        except BaseException:
+            self.destroy()
+            raise
+
+    def _factorize(self, library: str, workspace: int) -> bool:
+        """True when done, False when MUMPS wants more workspace."""
+        if self.ksp is not None:
+            self.ksp.destroy()
+        self.ksp = PETSc.KSP().create(self.backend.comm)
+        self.ksp.setOptionsPrefix("jordan_")
+        self.ksp.setOperators(self.matrix)
+        self.ksp.setType("preonly")
+        pc = self.ksp.getPC()
+        pc.setType("cholesky" if self.symmetric and library == "mumps" else "lu")
+        pc.setFactorSolverType(library)
+        if library == "petsc":
+            pc.setFactorOrdering("nd")
+            pc.setFactorShift(PETSc.Mat.FactorShiftType.NONZERO)  # a shift that is an eigenvalue must not stop it
+        self.ksp.setFromOptions()
+        if pc.getType() not in ("lu", "cholesky"):
+            raise ValueError(f"-jordan_pc_type must be lu or cholesky, not {pc.getType()}: incomplete factors do not serve here")
+        pc.setFactorSetUpSolverType()
+        mumps = pc.getFactorSolverType() == "mumps"
+        if mumps:
+            pc.getFactorMatrix().setMumpsIcntl(14, workspace)
+        self.ksp.setUp()
+        self.factors = pc.getFactorMatrix()
+        status = self.factors.getMumpsInfog(1) if mumps else 0
+        if status in (-8, -9, -14, -15, -17, -20):  # an estimated workspace or buffer was too small
+            return False
+        if status == -10:
+            raise SingularFactorError("MUMPS found the matrix numerically singular")
+        if status < 0:
+            detail = self.factors.getMumpsInfog(2)
+            raise MemoryError(f"MUMPS could not factorize a matrix of size {self.backend.n}: INFOG(1) = {status}, INFOG(2) = {detail}")
+        return True
+
+    def solve(self, R: np.ndarray) -> np.ndarray:
+        right = np.asfortranarray(R, dtype=complex)
+        out = np.zeros(right.shape, dtype=complex, order="F")
+        b, x = self._dense(right), self._dense(out)
+        with self.cost.solving(right.shape[1]):
+            self.factors.matSolve(b, x)
+        b.destroy()
+        x.destroy()
+        return self._finite(out)
+
+    def solve_adjoint(self, R: np.ndarray) -> np.ndarray:
+        # The libraries solve with the transpose: conjugate in and out. petsc4py binds no transposed solve of a block, hence columns.
+        out = np.zeros(R.shape, dtype=complex, order="F")
+        with self.cost.solving(R.shape[1]):
+            for k in range(R.shape[1]):
+                b, x = self.backend._vec(R[:, k].conj()), self.backend._vec(out[:, k])
+                self.factors.solveTranspose(b, x)
+                b.destroy()
+                x.destroy()
+        return self._finite(np.conj(out, out=out))
+
+    def _dense(self, X: np.ndarray) -> PETSc.Mat:
+        rows = (self.backend.stop - self.backend.start, self.backend.n)
+        mat = PETSc.Mat().createDense((rows, (None, X.shape[1])), array=X, comm=self.backend.comm)
+        mat.assemble()
+        return mat
+
+    def _finite(self, X: np.ndarray) -> np.ndarray:
+        if not np.isfinite(self.backend.norm(X)):
+            raise SingularFactorError("the triangular solves overflow: the factorized matrix is singular")
+        return X
+
+    def destroy(self) -> None:
+        if self.ksp is not None:
+            self.ksp.destroy()
+            self.ksp = None
+        if self.matrix is not None:
+            self.matrix.destroy()
+            self.matrix = None

@@ -1,0 +1,229 @@
+"""jordan_chain(): the Jordan chain of a large, nearly defective pencil.
+
+Hernandez, Pick and Johnson (arXiv 1704.05837) show that the invariant subspace, by block inverse iteration, is enough to find the chain
+with an error O(eps) where eps is the distance to an exactly defective matrix, and O(eps^2) when the derivative of the matrix is known.
+The formulas here are a derivation of our own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jordan_dist.backends import Cost, backend_for
+from jordan_dist.derivative import ep_step, projected_derivatives, subspace_derivative
+from jordan_dist.pencil import Pencil, pencil, settle_symmetry
+from jordan_dist.projected import NearestDefective, nearest_defective, verdict
+from jordan_dist.subspace import DeflatingPair, deflating_pair
+
+GAUGES = ("unit", "biorthogonal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JordanChain:
+    """A Jordan chain of size k, or what there is in its place. Blocks are n x k of the kind that the user brought, complex128.
+
+    In the verdict `block` the columns of `vectors` are x0, j1, .., j_{k-1} with (A - l B) x0 = 0 and (A - l B) j_i = B j_{i-1} for the
+    nearest defective pencil; in every other verdict they are an orthonormal basis of the deflating subspace, since no Jordan vector
+    exists there, and `chain_residuals` is empty.
+    """
+
+    eigenvalue: complex
+    """The k-fold eigenvalue: the mean of the k eigenvalues of the pencil, to first or second order that of the defective one."""
+    vectors: Any
+    left_vectors: Any
+    """The dual block W: W^H B vectors = I. In the verdict `block` its last column is the left eigenvector. First order in any case unless
+    the pencil is symmetric."""
+    matrix: np.ndarray
+    """(k, k): the pencil restricted to the subspace."""
+    verdict: str
+    """`block`, `semisimple` (k independent eigenvectors), `blocks` (several Jordan blocks, k > 2) or `not-defective`."""
+    weyr: tuple[int, ...]
+    """The Weyr characteristic; empty if not defective."""
+    singular_values: np.ndarray
+    """(k,), of `matrix` minus its mean eigenvalue, descending. For k = 2 the last is the distance to the nearest defective matrix."""
+    subspace_residual: float
+    """||A X - B X M|| / (||A X|| + ||B X M||), the larger of right and left."""
+    chain_residuals: tuple[float, ...]
+    """One per vector of the chain, in the nearest defective pencil A + E - l B, relative to ||A j_i|| + ||l B j_i|| + ||B j_{i-1}||."""
+    backward_error: float
+    """||E||_2 (at most): this far is a pencil that has exactly this chain."""
+    gap: float
+    """Estimated distance from the eigenvalue to the rest of the spectrum."""
+    projector_norm: float
+    """||X Y^H B||_2: how much the subspace amplifies a perturbation."""
+    puiseux: tuple[complex, ...]
+    """Per parameter, c in eigenvalue +- (c t)^(1/k) + .. when the parameter moves by t from the exceptional point; empty without derivatives."""
+    order: int
+    """1, or 2 with derivatives: then the chain is that at the exceptional point `step` away from the given pencil."""
+    step: np.ndarray | None
+    """(parameters,), complex; None without derivatives."""
+    cost: Cost = field(repr=False)
+
+    @property
+    def eigenvector(self) -> np.ndarray:
+        """x0 alone, of an n x k array. ValueError unless there is a chain."""
+        return self._column(0)
+
+    @property
+    def jordan_vector(self) -> np.ndarray:
+        """The first Jordan vector. ValueError unless there is a chain."""
+        return self._column(1)
+
+    def _column(self, i: int) -> np.ndarray:
+        if self.verdict != "block":
+            raise ValueError(f"there is no Jordan chain: the verdict is {self.verdict}, and `vectors` spans the deflating subspace")
+        vectors = self.vectors if isinstance(self.vectors, np.ndarray) else self.vectors.getDenseArray()
+        return vectors[:, i]
+
+
+def jordan_chain(
+    A: Any,
+    B: Any = None,
+    *,
+    target: complex,
+    size: int = 2,
+    dA: Any = None,
+    dB: Any = None,
+    symmetric: bool | None = None,
+    gauge: str = "unit",
+    perturbation: float | None = None,
+    comm: Any = None,
+) -> JordanChain:
+    """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`.
+
+    A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. With `comm`, an MPI communicator, every
+    rank brings the whole numpy or scipy matrix, PETSc solves, and every rank receives the whole vectors.
+    dA, dB: derivatives by the parameters, a matrix or a list of one per parameter; with them the chain is that at the predicted
+    exceptional point and its error is O(eps^2) instead of O(eps), eps being the distance to it.
+    symmetric: whether A and B equal their transposes (without conjugation). Found by a probe; False forces the general path.
+    gauge: `unit` (||x0|| = 1, x0^H j_i = 0, and the phase makes the first component of x0 of at least half the largest modulus real and
+    positive) or `biorthogonal` (symmetric pencils, size 2: x0^T B x0 = 0, x0^T B j = 1, j^T B j = 0).
+    perturbation: how far the pencil may be from a degenerate one, in units of the eigenvalue, for the verdict; default 1e-3 of the gap.
+
+    Raises ValueError for arguments that do not fit and NotConvergedError when there is no trustworthy answer.
+    """
+    backend = backend_for(A, comm)
+    factor = None
+    try:
+        problem = pencil(backend, A, B, dA, dB)
+        settle_symmetry(problem, symmetric)
+        check_gauge(gauge, problem, size)
+        sigma = complex(target)
+        factor = problem.factor(sigma)
+        pair = deflating_pair(problem, factor, sigma, size)
+        near = nearest_defective(pair.M)
+        kind = classify(pair, near, perturbation)
+        if problem.dA and kind[0] == "block":
+            return _second_order(problem, factor, pair, kind, gauge)
+        return assemble_chain(problem, pair, near, kind, gauge, pair.M)
+    finally:
+        if factor is not None:
+            factor.destroy()
+        backend.destroy()
+
+
+def check_gauge(gauge: str, problem: Pencil, size: int) -> None:
+    if gauge not in GAUGES:
+        raise ValueError(f"gauge must be one of {', '.join(GAUGES)}; it is {gauge!r}")
+    if gauge == "biorthogonal" and not (problem.symmetric and size == 2):
+        raise ValueError("gauge='biorthogonal' needs a pencil that equals its transpose, and size=2")
+
+
+def classify(pair: DeflatingPair, near: NearestDefective, perturbation: float | None) -> tuple[str, tuple[int, ...]]:
+    if perturbation is None:
+        perturbation = 1e-3 * (pair.gap if np.isfinite(pair.gap) else abs(pair.mean))
+    return verdict(near, pair.M - pair.mean * np.eye(len(pair.M)), perturbation)
+
+
+def _second_order(problem: Pencil, factor: Any, pair: DeflatingPair, kind: tuple, gauge: str) -> JordanChain:
+    """Moves the subspace and M along their derivatives to the exceptional point, and takes the chain there."""
+    F, dM = projected_derivatives(problem, pair)
+    delta = ep_step(pair.M, dM, real=False, uncertainty=0.0).delta
+    moves = [subspace_derivative(problem, factor, pair, f, d) for f, d in zip(F, dM, strict=True)]
+    X = pair.X + sum(d * dX for d, dX in zip(delta, moves, strict=True))
+    M = pair.M + sum(d * D for d, D in zip(delta, dM, strict=True))
+    there = Pencil(
+        problem.backend,
+        [*problem.A, *((d * c, D) for d, terms in zip(delta, problem.dA, strict=True) for c, D in terms)],
+        [*problem.B, *((d * c, D) for d, terms in zip(delta, problem.dB, strict=True) for c, D in terms)],
+        problem.dA,
+        problem.dB,
+        problem.symmetric,
+    )
+    X, R = problem.backend.qr(X)
+    M = R @ M @ np.linalg.inv(R)
+    Y = X.conj() if problem.symmetric else pair.Y
+    Y = Y @ np.linalg.inv(problem.backend.inner(Y, there.times_B(X))).conj().T
+    moved = DeflatingPair(X, Y, M, pair.residual, pair.floor, pair.others)
+    return assemble_chain(there, moved, nearest_defective(M), kind, gauge, pair.M, step=delta)
+
+
+def assemble_chain(
+    problem: Pencil, pair: DeflatingPair, near: NearestDefective, kind: tuple, gauge: str, given: np.ndarray, step: np.ndarray | None = None
+) -> JordanChain:
+    """The chain of `near` in the subspace of `pair`, with its residuals. `given` is M of the pencil that the user gave."""
+    backend, X, Y, M = problem.backend, pair.X, pair.Y, pair.M
+    k = len(M)
+    eigenvalue = near.eigenvalue
+    if kind[0] == "block":
+        C = near.chain()
+        x0 = X @ C[:, 0]
+        pivot = backend.pivot(x0)
+        C = C * (abs(pivot) / pivot)
+        if gauge == "biorthogonal":
+            C = C @ _biorthogonal(backend.inner((X @ C).conj(), problem.times_B(X @ C)))
+    else:
+        C = np.eye(k, dtype=complex)
+    V, W = np.asfortranarray(X @ C), np.asfortranarray(Y @ np.linalg.inv(C).conj().T)
+    AV, BV, BX = problem.times_A(V), problem.times_B(V), problem.times_B(X)
+
+    # E X = -(R + B X (M - M0)) makes M0 exact in X; its two parts are measured apart because the chain is to be checked in A, not in A X.
+    shift = BX @ (M - near.matrix)
+    residual = problem.times_A(X) - BX @ M
+    backward_error = _norm2(backend, shift) + _norm2(backend, residual)
+    chain_residuals = ()
+    if kind[0] == "block":
+        previous = np.hstack([np.zeros_like(BV[:, :1]), BV[:, :-1]])
+        out = AV - eigenvalue * BV - previous - shift @ C
+        column = [np.sqrt(backend.sum(np.sum(np.abs(Z) ** 2, axis=0))) for Z in (out, AV, eigenvalue * BV, previous)]
+        chain_residuals = tuple(float(r) for r in column[0] / (column[1] + column[2] + column[3]))
+    puiseux = ()
+    if problem.dA and kind[0] == "block":
+        left, right = W[:, -1:], V[:, :1]
+        puiseux = tuple(
+            complex(backend.inner(left, problem.derivative(i, right, np.array([[eigenvalue]])))[0, 0]) for i in range(len(problem.dA))
+        )
+    N = given - np.trace(given) / k * np.eye(k)
+    return JordanChain(
+        eigenvalue=eigenvalue,
+        vectors=backend.export(V),
+        left_vectors=backend.export(W),
+        matrix=given,
+        verdict=kind[0],
+        weyr=kind[1],
+        singular_values=np.linalg.svd(N, compute_uv=False),
+        subspace_residual=pair.residual,
+        chain_residuals=chain_residuals,
+        backward_error=backward_error,
+        gap=pair.gap,
+        projector_norm=_norm2(backend, problem.adjoint_B(Y)),
+        puiseux=puiseux,
+        order=1 if step is None else 2,
+        step=step,
+        cost=backend.cost,
+    )
+
+
+def _biorthogonal(G: np.ndarray) -> np.ndarray:
+    """The transformation [x0, j] = [x0, j0] C, from G = [x0, j0]^T B [x0, j0]; G[0, 0] is zero at an exceptional point."""
+    a = 1 / np.sqrt(complex(G[0, 1]))
+    return np.array([[a, -a * G[1, 1] / (2 * G[0, 1])], [0, a]])
+
+
+def _norm2(backend: Any, X: np.ndarray) -> float:
+    """Spectral norm of a distributed block."""
+    return float(np.linalg.norm(backend.qr(X)[1], 2))
+

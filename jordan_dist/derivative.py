@@ -1,0 +1,76 @@
+"""Second order: how the deflating subspaces and M move with the parameters, and the step to the exceptional point that this predicts.
+
+    F = A' X - B' X M,   M' = Y^H F,   A X' - B X' M = -(F - B X M'),   Y^H B X' = 0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jordan_dist.backends import Factor
+from jordan_dist.pencil import Pencil
+from jordan_dist.subspace import EPS, DeflatingPair, NotConvergedError
+
+
+def projected_derivatives(pencil: Pencil, pair: DeflatingPair) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """F (n_local, k) and M' (k, k) for every parameter; costs products only."""
+    F = [pencil.derivative(i, pair.X, pair.M) for i in range(len(pencil.dA))]
+    return F, [pencil.backend.inner(pair.Y, f) for f in F]
+
+
+def subspace_derivative(pencil: Pencil, factor: Factor, pair: DeflatingPair, F: np.ndarray, dM: np.ndarray) -> np.ndarray:
+    """X' (n_local, k), the solution of a singular Sylvester equation with the same factorization as the subspaces."""
+    backend, X, Y, M = pencil.backend, pair.X, pair.Y, pair.M
+    right = -(F - pencil.times_B(X) @ dM)
+    dX, size, previous = np.zeros_like(X), 0.0, np.inf
+    for _ in range(100):
+        D = factor.solve(right - pencil.times_A(dX) + pencil.times_B(dX) @ M)
+        D = D - X @ backend.inner(Y, pencil.times_B(D))
+        dX = dX + D
+        change, size = backend.norm(D), backend.norm(dX)
+        if change <= 10 * EPS * size or (change > 0.7 * previous and change <= 1e-9 * size):  # the second: down to rounding
+            return dX
+        previous = change
+    raise NotConvergedError(f"the derivative of the subspace did not converge: last change {change / size:.1e} after 100 sweeps")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step towards the exceptional point in the parameters."""
+
+    delta: np.ndarray  # (parameters,): real when the parameters are
+    unresolved: float  # the part that real parameters cannot make
+    noise: float  # how much of the step rounding errors account for
+
+
+def ep_step(M: np.ndarray, dM: list[np.ndarray], *, real: bool, uncertainty: float) -> Step:
+    """The parameters' step that makes M + sum delta_i dM_i one Jordan block: tr(N^m) = 0 for m = 2..k.
+
+    Newton's method (minimum norm if there are more parameters than equations); for k = 2 the equation is quadratic along Newton's
+    direction, and its root of smallest modulus has a much larger basin of attraction. `uncertainty` is the error of M.
+    """
+    k = len(M)
+    N = M - np.trace(M) / k * np.eye(k)
+    dN = [D - np.trace(D) / k * np.eye(k) for D in dM]
+    powers = [np.linalg.matrix_power(N, m) for m in range(k + 1)]
+    f = np.array([np.trace(powers[m]) / m for m in range(2, k + 1)])
+    J = np.array([[np.trace(powers[m - 1] @ D) for D in dN] for m in range(2, k + 1)])
+    if not np.linalg.norm(J) > 0:
+        raise NotConvergedError("the parameters do not move the eigenvalues apart or together: no step towards an exceptional point")
+    inverse = np.linalg.pinv(np.vstack([J.real, J.imag])) if real else np.linalg.pinv(J)
+    delta = -inverse @ (np.concatenate([f.real, f.imag]) if real else f)
+    noise = uncertainty * float(np.linalg.norm(np.linalg.pinv(J)) * max(np.linalg.norm(N) ** (m - 1) for m in range(2, k + 1)))
+    unresolved = float(np.linalg.norm(f + J @ delta) / np.linalg.norm(J)) if real else 0.0
+    if k == 2:
+        direction = np.ones(1) if len(dN) == 1 else delta
+        D = np.tensordot(direction, dN, axes=1)
+        a, b, c = np.trace(D @ D) / 2, np.trace(N @ D), np.trace(N @ N) / 2
+        root = np.sqrt(complex(b * b - 4 * a * c))
+        denominator = b + root if abs(b + root) >= abs(b - root) else b - root
+        t = -2 * c / denominator if denominator != 0 else 0.0
+        if real and len(dN) == 1:
+            unresolved = abs(complex(t).imag)
+        delta = direction * (complex(t).real if real else t)
+    return Step(delta, unresolved, noise)

@@ -1,0 +1,184 @@
+"""find_exceptional_point(): the parameters at which k eigenvalues merge into one Jordan block, usually with one factorization.
+
+The subspace follows the parameters in residual form with factors frozen at the start, so that a step costs a few block solves; a new
+factorization is made only when the frozen one has become so bad that a step needs more than `PATIENCE` sweeps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jordan_dist.backends import backend_for
+from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, classify
+from jordan_dist.derivative import ep_step, projected_derivatives
+from jordan_dist.pencil import AffineFamily, ParametricPencil, Pencil, settle_symmetry
+from jordan_dist.projected import nearest_defective
+from jordan_dist.subspace import EPS, DeflatingPair, NotConvergedError, deflating_pair, refine
+
+log = logging.getLogger("jordan_dist")
+
+MAX_STEPS = 40
+MAX_FACTORIZATIONS = 8
+PATIENCE = 20  # sweeps with a frozen factorization before a new one is cheaper
+LOOSE = 1e-6  # residual during the search: M is accurate to its square
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchStep:
+    """One step of the search."""
+
+    parameters: np.ndarray
+    eigenvalues: np.ndarray
+    """(k,), at these parameters."""
+    step: float
+    """||delta||: how far the next parameters are."""
+    residual: float
+    sweeps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExceptionalPoint:
+    """Where it is, and the Jordan chain there."""
+
+    parameters: np.ndarray
+    """(parameters,), float64 or complex128 as `start`."""
+    chain: JordanChain
+    history: tuple[SearchStep, ...]
+
+
+def find_exceptional_point(
+    family: AffineFamily | Callable,
+    start: Any,
+    *,
+    target: complex,
+    size: int = 2,
+    symmetric: bool | None = None,
+    gauge: str = "unit",
+    perturbation: float | None = None,
+    comm: Any = None,
+) -> ExceptionalPoint:
+    """The exceptional point of `size` eigenvalues near `target`, from `start`.
+
+    family: an `AffineFamily`, or a function of the parameters, an array of shape (parameters,), that returns (A, B, dA, dB), dA and dB
+    being lists of one matrix per parameter, or (A, B), whose derivatives are then taken by differences. B = None is the identity.
+    start: one number per parameter. If all are real the parameters stay real; a pencil without a symmetry needs two real parameters for
+    size 2 (or one complex one), in general 2 (size - 1).
+    The other arguments are those of `jordan_chain`.
+
+    Raises ValueError for arguments that do not fit, and NotConvergedError, with the steps in its `history`, when there is no exceptional
+    point to be found.
+    """
+    p = _parameters(start)
+    comm_matrix = family.A0 if isinstance(family, AffineFamily) else family(p.copy())[0]
+    backend = backend_for(comm_matrix, comm)
+    search = None
+    try:
+        search = _Search(ParametricPencil(backend, family, p.size), p, complex(target), size, symmetric)
+        check_gauge(gauge, search.problem, size)
+        pair = search.run()
+        near = nearest_defective(pair.M)
+        kind = classify(pair, near, perturbation)
+        if kind[0] != "block":
+            raise NotConvergedError(
+                f"the search ended at the parameters {search.p} in a degeneracy that is no single Jordan block (verdict: {kind[0]})",
+                tuple(search.history),
+            )
+        chain = assemble_chain(search.problem, pair, near, kind, gauge, pair.M)
+        return ExceptionalPoint(parameters=search.p, chain=chain, history=tuple(search.history))
+    finally:
+        if search is not None:
+            search.destroy()
+        backend.destroy()
+
+
+def _parameters(start: Any) -> np.ndarray:
+    p = np.atleast_1d(np.asarray(start))
+    if p.ndim != 1 or p.size == 0 or not np.issubdtype(p.dtype, np.number) or not np.isfinite(p).all():
+        raise ValueError(f"start must be one finite number per parameter, not {start!r}")
+    return p.astype(complex if np.iscomplexobj(p) else float)
+
+
+class _Search:
+    """The state of a search: parameters, pencil there, subspaces, and the frozen factorization."""
+
+    def __init__(self, family: ParametricPencil, p: np.ndarray, target: complex, size: int, symmetric: bool | None):
+        self.family, self.p, self.history = family, p, []
+        self.real = not np.iscomplexobj(p)
+        self.problem = family.at(p)
+        settle_symmetry(self.problem, symmetric)
+        self.factorizations = 1
+        self.factor = self.problem.factor(target)
+        try:
+            self.pair = deflating_pair(self.problem, self.factor, target, size)
+        except BaseException:
+            self.factor.destroy()
+            raise
+
+    def destroy(self) -> None:
+        self.factor.destroy()
+
+    def run(self) -> DeflatingPair:
+        sweeps, polished = 0, True
+        for number in range(MAX_STEPS):
+            pair = self.pair
+            uncertainty = 10 * pair.floor * np.linalg.norm(pair.M) * np.linalg.norm(pair.Y)
+            try:
+                step = ep_step(pair.M, projected_derivatives(self.problem, pair)[1], real=self.real, uncertainty=uncertainty)
+            except NotConvergedError as error:
+                raise NotConvergedError(str(error), tuple(self.history)) from None
+            size = float(np.linalg.norm(step.delta))
+            self.history.append(
+                SearchStep(parameters=self.p, eigenvalues=np.linalg.eigvals(pair.M), step=size, residual=pair.residual, sweeps=sweeps)
+            )
+            log.info("step %d: |delta| %.1e, residual %.1e, %d sweeps", number, size, pair.residual, sweeps)
+            if not np.isfinite(size):
+                raise NotConvergedError(f"the search left the numbers at step {number}", tuple(self.history))
+            tolerance = max(step.noise, 4 * EPS * float(np.linalg.norm(self.p)))
+            if size <= tolerance and polished:
+                if step.unresolved > 1e3 * tolerance:
+                    raise NotConvergedError(
+                        f"no exceptional point at real parameters: the nearest approach is {self.p}, {step.unresolved:.2e} away in the "
+                        f"complex plane; start from complex parameters, or vary more of them",
+                        tuple(self.history),
+                    )
+                return pair
+            self.p = self.p + step.delta
+            # The derivatives are exact, so that the error after this step is about its square: then it is time for full accuracy.
+            polished = size <= 1e-4 * max(float(np.linalg.norm(self.p)), 1e4 * tolerance)
+            sweeps = self._follow(0.0 if polished else LOOSE)
+        raise NotConvergedError(f"no exceptional point within {MAX_STEPS} steps; the last one was {size:.1e}", tuple(self.history))
+
+    def _follow(self, tolerance: float) -> int:
+        """Carries the subspaces to the present parameters; returns the number of sweeps."""
+        was = self.problem
+        self.problem = self.family.at(self.p)
+        self.problem.symmetric = was.symmetric
+        total = 0
+        while True:
+            pair, sweeps, good = refine(
+                self.problem, self.factor, self.pair.X, self.pair.Y, self.pair.others, tolerance=tolerance, sweeps=PATIENCE
+            )
+            total += sweeps
+            if good:
+                self.pair = pair
+                return total
+            if self.factorizations == MAX_FACTORIZATIONS:
+                raise NotConvergedError(
+                    f"the subspace could not follow the parameters to {self.p}: residual {pair.residual:.1e} after "
+                    f"{self.factorizations} factorizations; the next eigenvalue is probably too near",
+                    tuple(self.history),
+                )
+            log.info("residual %.1e after %d sweeps: a new factorization, at %.6g", pair.residual, sweeps, pair.mean)
+            if np.isfinite(pair.residual) and pair.residual < self.pair.residual + 1:
+                self.pair = pair
+            self.factor.destroy()
+            self.factor = self.problem.factor(pair.mean)
+            self.factorizations += 1
+
+
+__all__ = ["AffineFamily", "ExceptionalPoint", "NotConvergedError", "Pencil", "SearchStep", "find_exceptional_point"]

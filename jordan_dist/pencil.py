@@ -1,0 +1,180 @@
+"""Pencils and families of pencils, as sums of matrices: products with A0 + p A1 never need the assembled sum, only a factorization does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jordan_dist.backends import Backend, Factor, SingularFactorError
+
+Sum = list[tuple[complex, Any]]  # coefficient * matrix; the matrix None is the identity
+
+
+@dataclass(frozen=True)
+class AffineFamily:
+    """The pencils A(p) - lambda B(p) with A(p) = A0 + sum_i p_i dA[i] and B(p) = B0 + sum_i p_i dB[i].
+
+    All matrices are n x n and of one kind (numpy, scipy sparse or PETSc). B0 = None is the identity; an entry None in `dA` or `dB`
+    is zero, and an empty `dB` means that B does not depend on p.
+    """
+
+    A0: Any
+    dA: Sequence[Any] = ()
+    B0: Any = None
+    dB: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dA", tuple(self.dA))
+        object.__setattr__(self, "dB", tuple(self.dB))
+        if self.dA and self.dB and len(self.dA) != len(self.dB):
+            raise ValueError(f"dA has {len(self.dA)} matrices, dB has {len(self.dB)}: one per parameter is needed (None where zero)")
+        if not any(D is not None for D in (*self.dA, *self.dB)):
+            raise ValueError("the family depends on no parameter: dA and dB hold no matrix")
+
+    @property
+    def parameters(self) -> int:
+        return max(len(self.dA), len(self.dB))
+
+
+@dataclass
+class Pencil:
+    """A - lambda B of one backend, with the derivatives of A and B per parameter (empty when not known)."""
+
+    backend: Backend
+    A: Sum
+    B: Sum
+    dA: list[Sum] = field(default_factory=list)
+    dB: list[Sum] = field(default_factory=list)
+    symmetric: bool = False
+
+    def times_A(self, X: np.ndarray) -> np.ndarray:
+        return _apply(self.backend.product, self.A, X)
+
+    def times_B(self, X: np.ndarray) -> np.ndarray:
+        return _apply(self.backend.product, self.B, X)
+
+    def adjoint_A(self, Y: np.ndarray) -> np.ndarray:
+        return _apply(self.backend.adjoint_product, self.A, Y, adjoint=True)
+
+    def adjoint_B(self, Y: np.ndarray) -> np.ndarray:
+        return _apply(self.backend.adjoint_product, self.B, Y, adjoint=True)
+
+    def derivative(self, i: int, X: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """A' X - B' X M for the parameter i."""
+        out = _apply(self.backend.product, self.dA[i], X) if self.dA[i] else np.zeros_like(X)
+        return out - _apply(self.backend.product, self.dB[i], X) @ M if self.dB[i] else out
+
+    def norm_A(self) -> float:
+        """An upper bound of the infinity norm of A."""
+        return sum(abs(c) * self.backend.matrix_norm(A) for c, A in self.A)
+
+    def norm_B(self) -> float:
+        return sum(abs(c) * self.backend.matrix_norm(B) for c, B in self.B)
+
+    def factor(self, sigma: complex) -> Factor:
+        """A factorization of A - sigma B. If sigma is an eigenvalue to the last bit it moves by 1e-8 of itself: how accurate the factors
+        are changes the number of sweeps only."""
+        size = max(abs(sigma), np.finfo(float).eps * self.norm_A() / self.norm_B())
+        for shift in (sigma, sigma + 1e-8 * size, sigma + 1e-6j * size):
+            try:
+                return self.backend.factor([*self.A, *((-shift * c, B) for c, B in self.B)], symmetric=self.symmetric)
+            except SingularFactorError as error:
+                failure = error
+        raise ValueError(f"A - sigma B is singular at and near sigma = {sigma}: is the pencil regular? ({failure})")
+
+
+def _apply(product: Callable, terms: Sum, X: np.ndarray, adjoint: bool = False) -> np.ndarray:
+    total = None
+    for c, A in terms:
+        c = np.conj(c) if adjoint else c
+        if c != 0 or total is None:
+            term = product(A, X) if c == 1 else c * product(A, X)
+            total = term if total is None else total + term
+    return total
+
+
+def pencil(backend: Backend, A: Any, B: Any = None, dA: Any = None, dB: Any = None) -> Pencil:
+    """The user's matrices; dA and dB are a matrix or a list of one per parameter."""
+    dA, dB = _listed(dA), _listed(dB)
+    if dA and dB and len(dA) != len(dB):
+        raise ValueError(f"dA has {len(dA)} matrices, dB has {len(dB)}: one per parameter is needed (None where zero)")
+    count = max(len(dA), len(dB))
+
+    def derivative(D: list[Any], name: str) -> list[Sum]:
+        return [[(1.0, backend.matrix(m, f"{name}[{i}]"))] if m is not None else [] for i, m in enumerate(D)] or [[] for _ in range(count)]
+
+    identity_or_B = None if B is None else backend.matrix(B, "B")
+    return Pencil(backend, [(1.0, backend.matrix(A, "A"))], [(1.0, identity_or_B)], derivative(dA, "dA"), derivative(dB, "dB"))
+
+
+def _listed(D: Any) -> list[Any]:
+    return [] if D is None else list(D) if isinstance(D, list | tuple) else [D]
+
+
+def is_symmetric(pencil: Pencil) -> bool:
+    """Whether A, B and their derivatives equal their transposes, by a random probe: X^T A X must equal its transpose."""
+    backend = pencil.backend
+    X = backend.random_block(4)
+    for terms in (pencil.A, pencil.B, *pencil.dA, *pencil.dB):
+        for _, A in terms:
+            if A is None:
+                continue
+            AX = backend.product(A, X)
+            S = backend.inner(X.conj(), AX)
+            # rounding of the n products that are summed, not of the possibly cancelled sum
+            scale = backend.norm(X) * backend.norm(AX)
+            if np.abs(S - S.T).max() > 100 * np.finfo(float).eps * scale:
+                return False
+    return True
+
+
+def settle_symmetry(pencil: Pencil, asked: bool | None) -> None:
+    """Sets `pencil.symmetric`: what the matrices are, unless the user wants the general path."""
+    found = asked is not False and is_symmetric(pencil)
+    if asked and not found:
+        raise ValueError("symmetric=True, but the pencil does not equal its transpose (A^T = A, B^T = B without conjugation)")
+    pencil.symmetric = found
+
+
+class ParametricPencil:
+    """A family as the search sees it: the pencil with its derivatives at any parameters."""
+
+    def __init__(self, backend: Backend, family: AffineFamily | Callable, count: int):
+        self.backend, self.family, self.count = backend, family, count
+        if isinstance(family, AffineFamily):
+            if family.parameters != count:
+                raise ValueError(f"start has {count} parameters, the family has {family.parameters}")
+            self._affine = pencil(backend, family.A0, family.B0, family.dA, family.dB)
+
+    def at(self, p: np.ndarray) -> Pencil:
+        if isinstance(self.family, AffineFamily):
+            base = self._affine
+            A = [*base.A, *((p[i], D) for i, terms in enumerate(base.dA) for _, D in terms)]
+            B = [*base.B, *((p[i], D) for i, terms in enumerate(base.dB) for _, D in terms)]
+            return Pencil(self.backend, A, B, base.dA, base.dB)
+        A, B, *derivatives = self._matrices(p)
+        if derivatives:
+            made = pencil(self.backend, A, B, *derivatives)
+            if len(made.dA) != self.count:
+                raise ValueError(f"the family returned {len(made.dA)} derivatives for {self.count} parameters")
+            return made
+        here = pencil(self.backend, A, B)
+        for i in range(self.count):
+            # One-sided differences: an error of 1e-7 in the derivative makes Newton's steps contract by 1e-7, which is as good as exact.
+            h = 1e-7 * max(abs(p[i]), 1e-3)
+            moved = p.copy()
+            moved[i] += h
+            A_h, B_h = self._matrices(moved)
+            there = pencil(self.backend, A_h, B_h)
+            here.dA.append([(1 / h, there.A[0][1]), (-1 / h, here.A[0][1])])
+            here.dB.append([] if B is None else [(1 / h, there.B[0][1]), (-1 / h, here.B[0][1])])
+        return here
+
+    def _matrices(self, p: np.ndarray) -> tuple:
+        made = self.family(p.copy())
+        if not isinstance(made, tuple) or len(made) not in (2, 4):
+            raise ValueError("a family given as a function must return (A, B) or (A, B, dA, dB); B = None is the identity")
+        return made

@@ -1,0 +1,58 @@
+"""Five-point difference operators on a cell-centred square grid with Dirichlet walls, by rows: every rank makes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse
+
+Rows = Callable[[int, int], scipy.sparse.csr_array]  # (start, stop) -> those rows of the matrix, shape (stop - start, n)
+
+
+def cells(start: int, stop: int, m: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cells (i, j) of the unknowns start..stop-1; the unknown of cell (i, j) is i m + j, its centre ((i + 1/2) h, (j + 1/2) h)."""
+    return np.divmod(np.arange(start, stop), m)
+
+
+def diagonal(values: Callable[[np.ndarray, np.ndarray], np.ndarray], m: int) -> Rows:
+    """The diagonal matrix of a function of the cell; only its nonzero entries are stored."""
+
+    def rows(start: int, stop: int) -> scipy.sparse.csr_array:
+        d = values(*cells(start, stop, m))
+        mine = np.flatnonzero(d)
+        return scipy.sparse.csr_array((d[mine], (mine, mine + start)), shape=(stop - start, m * m))
+
+    return rows
+
+
+def five_point(w: np.ndarray, s: np.ndarray, extra: Callable[[np.ndarray, np.ndarray], np.ndarray], m: int, sign: float) -> Rows:
+    """sign * (D (x) S + S (x) D) + diag(extra), where D is the 1-D operator with w_i + w_{i+1} on the diagonal and -w_{i+1} beside it.
+
+    w: (m + 1,), at the faces; s: (m,), the diagonal of S, at the centres. The first factor acts on i, the second on j.
+    """
+
+    def rows(start: int, stop: int) -> scipy.sparse.csr_array:
+        i, j = cells(start, stop, m)
+        row = np.arange(stop - start)
+        centre = sign * ((w[i] + w[i + 1]) * s[j] + s[i] * (w[j] + w[j + 1])) + extra(i, j)
+        entries = [(row, row + start, centre)]
+        for there, offset, value in (
+            (i > 0, -m, w[i] * s[j]),
+            (i < m - 1, m, w[i + 1] * s[j]),
+            (j > 0, -1, s[i] * w[j]),
+            (j < m - 1, 1, s[i] * w[j + 1]),
+        ):
+            entries.append((row[there], row[there] + start + offset, -sign * value[there]))
+        r, c, v = (np.concatenate(part) for part in zip(*entries, strict=True))
+        out = scipy.sparse.csr_array((v, (r, c)), shape=(stop - start, m * m))
+        out.sort_indices()
+        return out
+
+    return rows
+
+
+def inside(i: np.ndarray, j: np.ndarray, columns: tuple[int, int], lines: tuple[int, int], refine: int) -> np.ndarray:
+    """1.0 in the rectangle of the cells columns[0]..columns[1] in i and lines[0]..lines[1] in j (both inclusive, of the unrefined grid)."""
+    i, j = i // refine, j // refine
+    return ((columns[0] <= i) & (i <= columns[1]) & (lines[0] <= j) & (j <= lines[1])).astype(float)

@@ -1,0 +1,62 @@
+"""Square optical waveguides side by side with gain and loss: (laplacian + k0^2 eps) u = beta^2 u, Dirichlet walls, lengths in micrometres."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jordan_dist.problems import CELLS, Problem
+from jordan_dist.problems.grid import diagonal, five_point, inside
+
+K0 = 2 * np.pi / 1.55  # vacuum wavenumber at a wavelength of 1.55
+CLADDING, CORE = 1.45**2, 1.50**2
+LINES = (96, 115)  # the cores' cells in j
+
+
+def _parts(refine: int, cores: list[tuple[int, int]]):
+    """The operator without gain and loss, and a function that makes diag(k0^2 sum_c a_c chi_c)."""
+    m, h = CELLS * refine, 0.1 / refine
+
+    def chi(i, j, core):
+        return inside(i, j, core, LINES, refine)
+
+    def extra(i, j):
+        return K0**2 * (CLADDING + (CORE - CLADDING) * sum(chi(i, j, core) for core in cores)) + 0j
+
+    def perturbation(amplitudes):
+        return diagonal(lambda i, j: K0**2 * sum(a * chi(i, j, core) for a, core in zip(amplitudes, cores, strict=True)), m)
+
+    return five_point(np.full(m + 1, h**-2), np.ones(m), extra, m, -1.0), perturbation
+
+
+def waveguides(refine: int = 1) -> Problem:
+    """Two guides, one with gain and one with as much loss: PT-symmetric, so that its exceptional point lies at a real gain."""
+    A0, perturbation = _parts(refine, [(76, 95), (116, 135)])
+    return Problem(
+        name="waveguides",
+        title="Two coupled waveguides with balanced gain and loss",
+        cells=CELLS * refine,
+        target=35.38,
+        size=2,
+        parameter_names=("gamma",),
+        start=(0.0045,),
+        nearby=(0.0051,),
+        A0=A0,
+        dA=(perturbation([1j, -1j]),),
+    )
+
+
+def three_waveguides(refine: int = 1) -> Problem:
+    """Gain, detuning and loss: three modes merge."""
+    A0, perturbation = _parts(refine, [(56, 75), (96, 115), (136, 155)])
+    return Problem(
+        name="three-waveguides",
+        title="Three coupled waveguides: an exceptional point of third order",
+        cells=CELLS * refine,
+        target=35.40,
+        size=3,
+        parameter_names=("gamma", "delta"),
+        start=(0.0055, 0.0002),
+        nearby=(0.00728, 0.00021),
+        A0=A0,
+        dA=(perturbation([1j, 0, -1j]), perturbation([0, 1, 0])),
+    )

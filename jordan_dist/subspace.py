@@ -1,0 +1,158 @@
+"""The deflating subspaces of the k eigenvalues nearest a target, from one approximate factorization of A - sigma B.
+
+A block Krylov space finds them roughly; sweeps in residual form then converge to rounding whatever the accuracy of the factorization:
+
+    M = (Y^H B X)^-1 Y^H A X,    R = A X - B X M,    X <- qr(X - LU^-1 R)
+
+because the fixed point is R = 0 with the true A and B. The factors may be inexact, or made at other parameter values, and sigma may be
+an eigenvalue. (Plain inverse iteration stalls at the accuracy of its factors, and near a Jordan block far above rounding.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from jordan_dist.backends import BlockVectors, Factor
+from jordan_dist.pencil import Pencil
+
+log = logging.getLogger("jordan_dist")
+
+EPS = np.finfo(float).eps
+GUARDS = 2  # columns beyond k in the Krylov blocks: they carry the eigenvalues next to the wanted ones
+MAX_BLOCKS = 12
+
+
+class NotConvergedError(RuntimeError):
+    """An iteration ended without an answer that can be trusted; the message says why. `history` holds the steps of a search."""
+
+    def __init__(self, reason: str, history: tuple = ()):
+        super().__init__(reason)
+        self.history = history
+
+
+@dataclass
+class DeflatingPair:
+    """A X = B X M, Y^H A = M Y^H B, Y^H B X = I, with X orthonormal; X and Y are (n_local, k), M is (k, k)."""
+
+    X: np.ndarray
+    Y: np.ndarray
+    M: np.ndarray
+    residual: float  # the larger of ||A X - B X M|| / (||A X|| + ||B X M||) and the same of Y
+    floor: float  # where rounding errors put the residual
+    others: np.ndarray  # estimates of the next eigenvalues
+
+    @property
+    def mean(self) -> complex:
+        """The mean of the k eigenvalues."""
+        return complex(np.trace(self.M) / self.M.shape[0])
+
+    @property
+    def gap(self) -> float:
+        """Estimated distance from the mean to the rest of the spectrum; infinite if there is none."""
+        return float(np.abs(self.others - self.mean).min()) if self.others.size else np.inf
+
+
+def start(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rough X and Y for the k eigenvalues nearest sigma, and estimates of the other eigenvalues nearby."""
+    backend = pencil.backend
+    if not 2 <= k <= backend.n:
+        raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is {k}")
+    X, theta = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k)
+    others = sigma + 1 / theta[np.abs(theta) > 0]
+    if pencil.symmetric:
+        return X, X.conj(), others
+    Y, _ = _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k)
+    return X, Y, others
+
+
+def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """An orthonormal basis of the k dominant eigenvalues of the operator, by block Arnoldi, and the other Ritz values.
+
+    A Schur form picks the invariant subspace, never eigenvectors: near a Jordan block these are parallel.
+    """
+    width = min(k + GUARDS, backend.n)
+    blocks = [backend.qr(backend.random_block(width))[0]]
+    H = np.zeros((0, 0), dtype=complex)
+    while True:
+        Z = operator(blocks[-1])
+        column = np.zeros((len(blocks) * width, width), dtype=complex)
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            for i, V in enumerate(blocks):
+                C = backend.inner(V, Z)
+                Z = Z - V @ C
+                column[i * width : (i + 1) * width] += C
+        Q, R = backend.qr(Z)
+        size = column.shape[0]
+        grown = np.zeros((size, size), dtype=complex)
+        grown[: size - width, : size - width] = H
+        grown[:, size - width :] = column
+        if len(blocks) > 1:
+            grown[size - width :, size - 2 * width : size - width] = below
+        H, below = grown, R
+        moduli = np.sort(np.abs(np.linalg.eigvals(H)))[::-1]
+        cut = np.sqrt(moduli[k - 1] * moduli[k]) if moduli.size > k else 0.0
+        T, U, _ = scipy.linalg.schur(H, output="complex", sort=lambda t, cut=cut: abs(t) >= cut)
+        residual = np.linalg.norm(below @ U[-width:, :k]) / np.linalg.norm(T[:k, :k])
+        log.info("block Krylov space of %d columns: residual %.1e", size, residual)
+        if residual < 1e-7 or len(blocks) == MAX_BLOCKS or size + width > backend.n:
+            X = sum(V @ U[i * width : (i + 1) * width, :k] for i, V in enumerate(blocks))
+            return np.asfortranarray(X), np.diag(T)[k:]
+        blocks.append(Q)
+
+
+def refine(
+    pencil: Pencil, factor: Factor, X: np.ndarray, Y: np.ndarray, others: np.ndarray, *, tolerance: float = 0.0, sweeps: int = 60
+) -> tuple[DeflatingPair, int, bool]:
+    """Sweeps until the residual is below `tolerance`, or cannot be lowered any more. Returns the pair, the number of sweeps made and
+    whether the pair is good: below the tolerance or at the level of rounding."""
+    backend = pencil.backend
+    norm_A, norm_B = pencil.norm_A(), pencil.norm_B()
+    best, idle = np.inf, 0
+    X = backend.qr(X)[0]
+    for sweep in range(sweeps + 1):
+        AX, BX = pencil.times_A(X), pencil.times_B(X)
+        if pencil.symmetric:
+            Y = X.conj()
+        G = backend.inner(Y, BX)
+        if not np.linalg.cond(G) < 1e12:
+            raise NotConvergedError("the right and left subspaces do not belong together: another target may separate the eigenvalues better")
+        Y = Y @ np.linalg.inv(G).conj().T
+        M = backend.inner(Y, AX)
+        BXM = BX @ M
+        R = AX - BXM
+        scale = backend.norm(AX) + backend.norm(BXM)
+        residual = backend.norm(R) / scale
+        floor = EPS * (norm_A + np.linalg.norm(M) * norm_B) * np.sqrt(X.shape[1]) / scale
+        if not pencil.symmetric:
+            AY, BYM = pencil.adjoint_A(Y), pencil.adjoint_B(Y) @ M.conj().T
+            R_left = AY - BYM
+            residual = max(residual, backend.norm(R_left) / (backend.norm(AY) + backend.norm(BYM)))
+        idle = 0 if residual < 0.7 * best else idle + 1
+        best = min(best, residual)
+        settled = idle >= 3 and residual <= 1e3 * floor  # no longer falling: rounding, if it is anywhere near that
+        pair = DeflatingPair(X, Y, M, float(residual), float(floor), others)
+        if residual <= max(tolerance, floor) or settled:
+            return pair, sweep, True
+        if sweep == sweeps or idle >= 10 or not np.isfinite(residual):
+            return pair, sweep, False
+        X = backend.qr(X - factor.solve(R))[0]
+        if not pencil.symmetric:
+            Y = backend.qr(Y - factor.solve_adjoint(R_left))[0]
+    raise AssertionError("unreachable: the last sweep returns")
+
+
+def deflating_pair(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> DeflatingPair:
+    """From a random start to the level of rounding. NotConvergedError says why not."""
+    pair, sweeps, good = refine(pencil, factor, *start(pencil, factor, sigma, k))
+    log.info("subspace residual %.1e after %d sweeps", pair.residual, sweeps)
+    if not good:
+        raise NotConvergedError(
+            f"the subspace of the {k} eigenvalues nearest {sigma:.6g} did not converge: residual {pair.residual:.1e} after {sweeps} sweeps; "
+            f"the next eigenvalue is probably about as near: choose another target or size"
+        )
+    return pair
