@@ -62,6 +62,19 @@ def matrix_from_rows(rows: scipy.sparse.csr_array, n: int, comm: Any) -> PETSc.M
     return mat
 
 
+def write_columns(path: str, header: bytes, X: np.ndarray, n: int, start: int, comm: Any) -> None:
+    """Every rank writes its rows of an n x k block into one file, column after column behind the header (collective, no gather)."""
+    file = MPI.File.Open(comm, path, MPI.MODE_CREATE | MPI.MODE_WRONLY)
+    try:
+        file.Set_size(len(header) + X.shape[1] * n * X.itemsize)
+        if comm.rank == 0:
+            file.Write_at(0, header)
+        for k in range(X.shape[1]):
+            file.Write_at_all(len(header) + (k * n + start) * X.itemsize, np.ascontiguousarray(X[:, k]))
+    finally:
+        file.Close()
+
+
 class PetscBackend(BlockVectors):
     def __init__(self, n: int, start: int, stop: int, comm: Any, *, replicated: bool):
         require_complex()

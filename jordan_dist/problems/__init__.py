@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,26 +40,38 @@ class Problem:
         return self.cells**2
 
     def family(self, comm: Any = None) -> AffineFamily:
-        """With scipy matrices, or with PETSc matrices on the communicator; the caller destroys these (`destroy_family`)."""
-        if comm is None:
-
-            def make(rows: Rows | None) -> Any:
-                return None if rows is None else rows(0, self.n)
-        else:
-            from jordan_dist.backends.petsc import matrix_from_rows, mpi_comm, owned_rows, require_complex
-
-            require_complex()
-            start, stop = owned_rows(self.n, mpi_comm(comm))
-
-            def make(rows: Rows | None) -> Any:
-                return None if rows is None else matrix_from_rows(scipy.sparse.csr_array(rows(start, stop)), self.n, comm)
-
+        """With scipy matrices, or with PETSc matrices on the communicator; the caller frees these by `destroy`."""
+        make = self._maker(comm)
         return AffineFamily(make(self.A0), [make(D) for D in self.dA], make(self.B0), [make(D) for D in self.dB])
 
+    def pencil(self, parameters: Sequence[complex], comm: Any = None) -> tuple[Any, Any, list[Any], list[Any]]:
+        """A, B, dA and dB at these parameters, as `family` makes them. B is None where it is the identity."""
+        make = self._maker(comm)
+        A, B = _moved(self.A0, self.dA, parameters), _moved(self.B0, self.dB, parameters)
+        return make(A), make(B), [make(D) for D in self.dA], [make(D) for D in self.dB]
 
-def destroy_family(family: AffineFamily) -> None:
-    """Frees the PETSc matrices of a family (collective); does nothing to others."""
-    for A in (family.A0, *family.dA, family.B0, *family.dB):
+    def _maker(self, comm: Any) -> Callable[[Rows | None], Any]:
+        if comm is None:
+            return lambda rows: None if rows is None else rows(0, self.n)
+        from jordan_dist.backends.petsc import matrix_from_rows, mpi_comm, owned_rows, require_complex
+
+        require_complex()
+        start, stop = owned_rows(self.n, mpi_comm(comm))
+        return lambda rows: None if rows is None else matrix_from_rows(rows(start, stop), self.n, comm)
+
+
+def _moved(base: Rows | None, derivatives: Sequence[Rows | None], parameters: Sequence[complex]) -> Rows | None:
+    """base + sum p_i derivative_i, row by row. A base that is the identity has no derivatives in these problems."""
+    terms = [(p, D) for p, D in zip(parameters, derivatives, strict=bool(derivatives)) if D is not None]
+    assert base is not None or not terms
+    if base is None or not terms:
+        return base
+    return lambda start, stop: scipy.sparse.csr_array(sum((p * D(start, stop) for p, D in terms), base(start, stop)))
+
+
+def destroy(*matrices: Any) -> None:
+    """Frees PETSc matrices (collective); does nothing to others."""
+    for A in matrices:
         if hasattr(A, "destroy"):
             A.destroy()
 

@@ -1,0 +1,134 @@
+"""What a run leaves in its folder: result.json, the chain as chain.npy, and pictures of the modes on a coarse grid as modes.npz."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jordan_dist.problems import CELLS
+
+PROGRAM = "jordan-dist"
+RESULT, CHAIN, MODES, REPORT = "result.json", "chain.npy", "modes.npz", "report.html"
+FILES = (RESULT, CHAIN, MODES, REPORT)
+
+
+def jsonable(value: Any) -> Any:
+    """Numbers and arrays as JSON knows them: a complex number is [re, im], what is not finite is null."""
+    if isinstance(value, dict):
+        return {k: jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [jsonable(v) for v in value]
+    if isinstance(value, complex | np.complexfloating):
+        return [jsonable(value.real), jsonable(value.imag)]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Makes the folder. ValueError if it holds a run, or files of the same names that no run of this program wrote."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file: name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {folder} is not writable")
+    there = [name for name in FILES if (folder / name).exists()]
+    if not there:
+        return
+    if not _is_run(folder):
+        raise ValueError(f"--out {folder} holds {', '.join(there)} that no {PROGRAM} run wrote: name another folder")
+    if not overwrite:
+        raise ValueError(f"--out {folder} holds another run: name another folder, or replace it with --overwrite")
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return json.loads((folder / RESULT).read_text()).get("program") == PROGRAM
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def local_block(vectors: Any) -> tuple[np.ndarray, int, int]:
+    """The rows that this rank holds of an n x k block (numpy or dense PETSc), the first of them, and n."""
+    if isinstance(vectors, np.ndarray):
+        return vectors, 0, vectors.shape[0]
+    return vectors.getDenseArray(), vectors.getOwnershipRange()[0], vectors.getSize()[0]
+
+
+def write_chain(path: Path, vectors: Any, comm: Any = None) -> None:
+    """An n x k block as an .npy file of complex128 in Fortran order; every rank writes its rows (collective)."""
+    X, start, n = local_block(vectors)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<c16", "fortran_order": True, "shape": (n, X.shape[1])})
+    if comm is None:
+        path.write_bytes(head.getvalue() + X.tobytes(order="F"))
+        return
+    from jordan_dist.backends.petsc import write_columns
+
+    write_columns(str(path), head.getvalue(), X, n, start, comm)
+
+
+def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | None:
+    """Root mean square of every column over squares of cells, shape (k, 212, 212): as small for any grid. On rank 0, None elsewhere."""
+    X, start, _ = local_block(vectors)
+    refine = cells // CELLS
+    i, j = np.divmod(np.arange(start, start + len(X)), cells)
+    square = (i // refine) * CELLS + j // refine
+    pictures = np.stack([np.bincount(square, np.abs(x) ** 2, CELLS**2) for x in X.T])
+    if comm is not None:
+        local, pictures = pictures, np.empty_like(pictures) if comm.rank == 0 else None
+        comm.Reduce(local, pictures)
+    return None if pictures is None else np.sqrt(pictures / refine**2).reshape(-1, CELLS, CELLS)
+
+
+def publish(folder: Path, result: dict[str, Any], vectors: Any, cells: int, comm: Any = None) -> None:
+    """Writes a run (collective). An older run goes first and result.json comes last, so that a folder with one is complete."""
+    root = comm is None or comm.rank == 0
+    part = folder / f".{CHAIN}.part"
+    if root:
+        part.unlink(missing_ok=True)
+    if comm is not None:
+        comm.Barrier()  # nobody may open the file before the old one is gone
+    write_chain(part, vectors, comm)
+    pictures = mode_pictures(vectors, cells, comm)
+    if root:
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        part.rename(folder / CHAIN)
+        np.savez_compressed(folder / MODES, modes=pictures.astype(np.float32))
+        write_json(folder / RESULT, result)
+    if comm is not None:
+        comm.Barrier()  # when this returns on any rank, the run is there
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """All or nothing: to a temporary file that is renamed when it is on the disk."""
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "w") as file:
+        json.dump(jsonable(value), file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+
+
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """result.json of a run. ValueError if the folder holds none."""
+    folder = Path(folder)
+    if not _is_run(folder):
+        raise ValueError(f"{folder} holds no {PROGRAM} run (no {RESULT} of this program)")
+    return json.loads((folder / RESULT).read_text())
+
+
+def load_chain(folder: str | Path) -> tuple[dict[str, Any], np.ndarray]:
+    """The result of a run and its vectors, an n x k array that is mapped from the file."""
+    return read_result(folder), np.load(Path(folder) / CHAIN, mmap_mode="r", allow_pickle=False)
