@@ -1,8 +1,8 @@
 """Jordan chains and exceptional points of large sparse pencils A - lambda B, on one process or under MPI.
 
-Two functions do the work: `jordan_chain` for a given, nearly defective pencil, and `find_exceptional_point` for a family of pencils
-that depends on parameters. Matrices are numpy arrays or scipy sparse matrices (one process), or PETSc matrices (any number of ranks,
-extra `petsc`); the package imports without PETSc.
+Two functions do the work: `jordan_chain` for a given, nearly defective pencil, and `find_exceptional_point` for a family of
+pencils that depends on parameters. Matrices are numpy arrays or scipy sparse matrices (one process), or PETSc matrices (any
+number of ranks, extra `petsc`); the package imports without PETSc.
 """
 
 from jordan_dist.backends import MissingExtraError

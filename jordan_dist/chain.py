@@ -1,8 +1,8 @@
 """jordan_chain(): the Jordan chain of a large, nearly defective pencil.
 
-Hernandez, Pick and Johnson (arXiv 1704.05837) show that the invariant subspace, by block inverse iteration, is enough to find the chain
-with an error O(eps) where eps is the distance to an exactly defective matrix, and O(eps^2) when the derivative of the matrix is known.
-The formulas here are a derivation of our own.
+Hernandez, Pick and Johnson (arXiv 1704.05837) show that the invariant subspace, by block inverse iteration, is enough to find the
+chain with an error O(eps) where eps is the distance to an exactly defective matrix, and O(eps^2) when the derivative of the
+matrix is known. The formulas here are a derivation of our own.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ GAUGES = ("unit", "biorthogonal")
 class JordanChain:
     """A Jordan chain of size k, or what there is in its place. Blocks are n x k of the kind that the user brought, complex128.
 
-    In the verdict `block` the columns of `vectors` are x0, j1, .., j_{k-1} with (A - l B) x0 = 0 and (A - l B) j_i = B j_{i-1} for the
-    nearest defective pencil; in every other verdict they are an orthonormal basis of the deflating subspace, since no Jordan vector
-    exists there, and `chain_residuals` is empty.
+    In the verdict `block` the columns of `vectors` are x0, j1, .., j_{k-1} with (A - l B) x0 = 0 and (A - l B) j_i = B j_{i-1}
+    for the nearest defective pencil; in every other verdict they are an orthonormal basis of the deflating subspace, since no
+    Jordan vector exists there, and `chain_residuals` is empty.
     """
 
     eigenvalue: complex
     """The k-fold eigenvalue: the mean of the k eigenvalues of the pencil, to first or second order that of the defective one."""
     vectors: Any
     left_vectors: Any
-    """The dual block W: W^H B vectors = I. In the verdict `block` its last column is the left eigenvector. First order in any case unless
-    the pencil is symmetric."""
+    """The dual block W: W^H B vectors = I. In the verdict `block` its last column is the left eigenvector. First order in any
+    case unless the pencil is symmetric."""
     matrix: np.ndarray
     """(k, k): the pencil restricted to the subspace."""
     verdict: str
@@ -43,11 +43,13 @@ class JordanChain:
     weyr: tuple[int, ...]
     """The Weyr characteristic; empty if not defective."""
     singular_values: np.ndarray
-    """(k,), of `matrix` minus its mean eigenvalue, descending. For k = 2 the last is the distance to the nearest defective matrix."""
+    """(k,), of `matrix` minus its mean eigenvalue, descending. For k = 2 the last is the distance to the nearest defective
+    matrix."""
     subspace_residual: float
     """||A X - B X M|| / (||A X|| + ||B X M||), the larger of right and left."""
     chain_residuals: tuple[float, ...]
-    """One per vector of the chain, in the nearest defective pencil A + E - l B, relative to ||A j_i|| + ||l B j_i|| + ||B j_{i-1}||."""
+    """One per vector of the chain, in the nearest defective pencil A + E - l B, relative to ||A j_i|| + ||l B j_i|| + ||B
+    j_{i-1}||."""
     backward_error: float
     """||E||_2 (at most): this far is a pencil that has exactly this chain."""
     gap: float
@@ -55,7 +57,8 @@ class JordanChain:
     projector_norm: float
     """||X Y^H B||_2: how much the subspace amplifies a perturbation."""
     puiseux: tuple[complex, ...]
-    """Per parameter, c in eigenvalue +- (c t)^(1/k) + .. when the parameter moves by t from the exceptional point; empty without derivatives."""
+    """Per parameter, c in eigenvalue +- (c t)^(1/k) + .. when the parameter moves by t from the exceptional point; empty without
+    derivatives."""
     order: int
     """1, or 2 with derivatives: then the chain is that at the exceptional point `step` away from the given pencil."""
     step: np.ndarray | None
@@ -94,14 +97,15 @@ def jordan_chain(
 ) -> JordanChain:
     """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`.
 
-    A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. With `comm`, an MPI communicator, every
-    rank brings the whole numpy or scipy matrix, PETSc solves, and every rank receives the whole vectors.
+    A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. With `comm`, an MPI communicator,
+    every rank brings the whole numpy or scipy matrix, PETSc solves, and every rank receives the whole vectors.
     dA, dB: derivatives by the parameters, a matrix or a list of one per parameter; with them the chain is that at the predicted
     exceptional point and its error is O(eps^2) instead of O(eps), eps being the distance to it.
     symmetric: whether A and B equal their transposes (without conjugation). Found by a probe; False forces the general path.
-    gauge: `unit` (||x0|| = 1, x0^H j_i = 0, and the phase makes the first component of x0 of at least half the largest modulus real and
-    positive) or `biorthogonal` (symmetric pencils, size 2: x0^T B x0 = 0, x0^T B j = 1, j^T B j = 0).
-    perturbation: how far the pencil may be from a degenerate one, in units of the eigenvalue, for the verdict; default 1e-3 of the gap.
+    gauge: `unit` (||x0|| = 1, x0^H j_i = 0, and the phase makes the first component of x0 of at least half the largest modulus
+    real and positive) or `biorthogonal` (symmetric pencils, size 2: x0^T B x0 = 0, x0^T B j = 1, j^T B j = 0).
+    perturbation: how far the pencil may be from a degenerate one, in units of the eigenvalue, for the verdict; default 1e-3 of
+    the gap.
 
     Raises ValueError for arguments that do not fit and NotConvergedError when there is no trustworthy answer.
     """
@@ -135,7 +139,7 @@ def check_gauge(gauge: str, problem: Pencil, size: int) -> None:
 def classify(pair: DeflatingPair, near: NearestDefective, perturbation: float | None) -> tuple[str, tuple[int, ...]]:
     if perturbation is None:
         perturbation = 1e-3 * (pair.gap if np.isfinite(pair.gap) else abs(pair.mean))
-    return verdict(near, pair.M - pair.mean * np.eye(len(pair.M)), perturbation)
+    return verdict(near, pair.M - pair.mean * np.eye(len(pair.M)), perturbation, pair.uncertainty)
 
 
 def _second_order(problem: Pencil, factor: Any, pair: DeflatingPair, kind: tuple, gauge: str) -> JordanChain:
@@ -157,12 +161,18 @@ def _second_order(problem: Pencil, factor: Any, pair: DeflatingPair, kind: tuple
     M = R @ M @ np.linalg.inv(R)
     Y = X.conj() if problem.symmetric else pair.Y
     Y = Y @ np.linalg.inv(problem.backend.inner(Y, there.times_B(X))).conj().T
-    moved = DeflatingPair(X, Y, M, pair.residual, pair.floor, pair.others)
+    moved = DeflatingPair(X, Y, M, pair.residual, pair.uncertainty, pair.others)
     return assemble_chain(there, moved, nearest_defective(M), kind, gauge, pair.M, step=delta)
 
 
 def assemble_chain(
-    problem: Pencil, pair: DeflatingPair, near: NearestDefective, kind: tuple, gauge: str, given: np.ndarray, step: np.ndarray | None = None
+    problem: Pencil,
+    pair: DeflatingPair,
+    near: NearestDefective,
+    kind: tuple,
+    gauge: str,
+    given: np.ndarray,
+    step: np.ndarray | None = None,
 ) -> JordanChain:
     """The chain of `near` in the subspace of `pair`, with its residuals. `given` is M of the pencil that the user gave."""
     backend, X, Y, M = problem.backend, pair.X, pair.Y, pair.M
@@ -180,7 +190,8 @@ def assemble_chain(
     V, W = np.asfortranarray(X @ C), np.asfortranarray(Y @ np.linalg.inv(C).conj().T)
     AV, BV, BX = problem.times_A(V), problem.times_B(V), problem.times_B(X)
 
-    # E X = -(R + B X (M - M0)) makes M0 exact in X; its two parts are measured apart because the chain is to be checked in A, not in A X.
+    # E X = -(R + B X (M - M0)) makes M0 exact in X; its two parts are measured apart because the chain is to be checked in A, not
+    # in A X.
     shift = BX @ (M - near.matrix)
     residual = problem.times_A(X) - BX @ M
     backward_error = _norm2(backend, shift) + _norm2(backend, residual)
@@ -226,4 +237,3 @@ def _biorthogonal(G: np.ndarray) -> np.ndarray:
 def _norm2(backend: Any, X: np.ndarray) -> float:
     """Spectral norm of a distributed block."""
     return float(np.linalg.norm(backend.qr(X)[1], 2))
-

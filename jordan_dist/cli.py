@@ -1,7 +1,7 @@
 """The command jordan-dist, alone or under mpirun.
 
-Exit status: 0 done, 1 no trustworthy answer (the reason is on standard error), 2 arguments or set-up that cannot work, 130 Ctrl-C. Under
-mpirun only rank 0 speaks, except that a rank which fails unexpectedly says why and ends all of them.
+Exit status: 0 done, 1 no trustworthy answer (the reason is on standard error), 2 arguments or set-up that cannot work, 130
+Ctrl-C. Under mpirun only rank 0 speaks, except that a rank which fails unexpectedly says why and ends all of them.
 """
 
 from __future__ import annotations

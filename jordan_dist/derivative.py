@@ -1,4 +1,5 @@
-"""Second order: how the deflating subspaces and M move with the parameters, and the step to the exceptional point that this predicts.
+"""Second order: how the deflating subspaces and M move with the parameters, and the step to the exceptional point that this
+predicts.
 
     F = A' X - B' X M,   M' = Y^H F,   A X' - B X' M = -(F - B X M'),   Y^H B X' = 0
 """

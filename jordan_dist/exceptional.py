@@ -1,13 +1,13 @@
 """find_exceptional_point(): the parameters at which k eigenvalues merge into one Jordan block, usually with one factorization.
 
-The subspace follows the parameters in residual form with factors frozen at the start, so that a step costs a few block solves; a new
-factorization is made only when the frozen one has become so bad that a step needs more than `PATIENCE` sweeps.
+The subspace follows the parameters in residual form with factors frozen at the start, so that a step costs a few block solves; a
+new factorization is made only when the frozen one has become so bad that a step needs more than `PATIENCE` sweeps.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from jordan_dist.backends import backend_for
 from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, classify
 from jordan_dist.derivative import ep_step, projected_derivatives
-from jordan_dist.pencil import AffineFamily, ParametricPencil, Pencil, settle_symmetry
+from jordan_dist.pencil import AffineFamily, ParametricPencil, matrices_of, settle_symmetry
 from jordan_dist.projected import nearest_defective
 from jordan_dist.subspace import EPS, DeflatingPair, NotConvergedError, deflating_pair, refine
 
@@ -25,7 +25,7 @@ log = logging.getLogger("jordan_dist")
 MAX_STEPS = 40
 MAX_FACTORIZATIONS = 8
 PATIENCE = 20  # sweeps with a frozen factorization before a new one is cheaper
-LOOSE = 1e-6  # residual during the search: M is accurate to its square
+LOOSE = 1e-6  # residual after the first step, which is rough anyway: M is accurate to its square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,32 +64,32 @@ def find_exceptional_point(
 ) -> ExceptionalPoint:
     """The exceptional point of `size` eigenvalues near `target`, from `start`.
 
-    family: an `AffineFamily`, or a function of the parameters, an array of shape (parameters,), that returns (A, B, dA, dB), dA and dB
-    being lists of one matrix per parameter, or (A, B), whose derivatives are then taken by differences. B = None is the identity.
-    start: one number per parameter. If all are real the parameters stay real; a pencil without a symmetry needs two real parameters for
-    size 2 (or one complex one), in general 2 (size - 1).
+    family: an `AffineFamily`, or a function of the parameters, an array of shape (parameters,), that returns (A, B, dA, dB), dA
+    and dB being lists of one matrix per parameter, or (A, B), whose derivatives are then taken by differences. B = None is the
+    identity. start: one number per parameter. If all are real the parameters stay real; a pencil without a symmetry needs two
+    real parameters for size 2 (or one complex one), in general 2 (size - 1).
     The other arguments are those of `jordan_chain`.
 
-    Raises ValueError for arguments that do not fit, and NotConvergedError, with the steps in its `history`, when there is no exceptional
-    point to be found.
+    Raises ValueError for arguments that do not fit, and NotConvergedError, with the steps in its `history`, when there is no
+    exceptional point to be found.
     """
     p = _parameters(start)
-    comm_matrix = family.A0 if isinstance(family, AffineFamily) else family(p.copy())[0]
-    backend = backend_for(comm_matrix, comm)
+    backend = backend_for(matrices_of(family, p)[0], comm)
     search = None
+    history: list[SearchStep] = []
     try:
-        search = _Search(ParametricPencil(backend, family, p.size), p, complex(target), size, symmetric)
+        search = _Search(ParametricPencil(backend, family, p.size), p, complex(target), size, symmetric, history)
         check_gauge(gauge, search.problem, size)
         pair = search.run()
         near = nearest_defective(pair.M)
         kind = classify(pair, near, perturbation)
         if kind[0] != "block":
-            raise NotConvergedError(
-                f"the search ended at the parameters {search.p} in a degeneracy that is no single Jordan block (verdict: {kind[0]})",
-                tuple(search.history),
-            )
+            raise NotConvergedError(f"the search ended at {search.p} in a degeneracy that is no single Jordan block (verdict: {kind[0]})")
         chain = assemble_chain(search.problem, pair, near, kind, gauge, pair.M)
-        return ExceptionalPoint(parameters=search.p, chain=chain, history=tuple(search.history))
+        return ExceptionalPoint(parameters=search.p, chain=chain, history=tuple(history))
+    except NotConvergedError as error:
+        error.history = tuple(history)
+        raise
     finally:
         if search is not None:
             search.destroy()
@@ -106,8 +106,8 @@ def _parameters(start: Any) -> np.ndarray:
 class _Search:
     """The state of a search: parameters, pencil there, subspaces, and the frozen factorization."""
 
-    def __init__(self, family: ParametricPencil, p: np.ndarray, target: complex, size: int, symmetric: bool | None):
-        self.family, self.p, self.history = family, p, []
+    def __init__(self, family: ParametricPencil, p: np.ndarray, target: complex, size: int, symmetric: bool | None, history: list):
+        self.family, self.p, self.history = family, p, history
         self.real = not np.iscomplexobj(p)
         self.problem = family.at(p)
         settle_symmetry(self.problem, symmetric)
@@ -123,35 +123,28 @@ class _Search:
         self.factor.destroy()
 
     def run(self) -> DeflatingPair:
-        sweeps, polished = 0, True
+        """Steps until the next one is down to rounding; returns the pair at the exceptional point."""
+        sweeps, previous = 0, np.inf
         for number in range(MAX_STEPS):
             pair = self.pair
-            uncertainty = 10 * pair.floor * np.linalg.norm(pair.M) * np.linalg.norm(pair.Y)
-            try:
-                step = ep_step(pair.M, projected_derivatives(self.problem, pair)[1], real=self.real, uncertainty=uncertainty)
-            except NotConvergedError as error:
-                raise NotConvergedError(str(error), tuple(self.history)) from None
+            step = ep_step(pair.M, projected_derivatives(self.problem, pair)[1], real=self.real, uncertainty=pair.uncertainty)
             size = float(np.linalg.norm(step.delta))
-            self.history.append(
-                SearchStep(parameters=self.p, eigenvalues=np.linalg.eigvals(pair.M), step=size, residual=pair.residual, sweeps=sweeps)
-            )
+            values = np.linalg.eigvals(pair.M)
+            self.history.append(SearchStep(parameters=self.p, eigenvalues=values, step=size, residual=pair.residual, sweeps=sweeps))
             log.info("step %d: |delta| %.1e, residual %.1e, %d sweeps", number, size, pair.residual, sweeps)
             if not np.isfinite(size):
-                raise NotConvergedError(f"the search left the numbers at step {number}", tuple(self.history))
-            tolerance = max(step.noise, 4 * EPS * float(np.linalg.norm(self.p)))
-            if size <= tolerance and polished:
-                if step.unresolved > 1e3 * tolerance:
+                raise NotConvergedError(f"step {number} is not finite")
+            noise = max(step.noise, 4 * EPS * float(np.linalg.norm(self.p)))
+            if number != 1 and (size <= noise / 10 or previous / 2 <= size <= 10 * noise):  # number 1 is at a loose residual
+                if step.unresolved > 1e3 * noise:
                     raise NotConvergedError(
-                        f"no exceptional point at real parameters: the nearest approach is {self.p}, {step.unresolved:.2e} away in the "
-                        f"complex plane; start from complex parameters, or vary more of them",
-                        tuple(self.history),
+                        f"no exceptional point at real parameters: the nearest approach is {self.p}, {step.unresolved:.2e} away "
+                        f"in the complex plane; start from complex parameters, or vary more of them"
                     )
                 return pair
-            self.p = self.p + step.delta
-            # The derivatives are exact, so that the error after this step is about its square: then it is time for full accuracy.
-            polished = size <= 1e-4 * max(float(np.linalg.norm(self.p)), 1e4 * tolerance)
-            sweeps = self._follow(0.0 if polished else LOOSE)
-        raise NotConvergedError(f"no exceptional point within {MAX_STEPS} steps; the last one was {size:.1e}", tuple(self.history))
+            self.p, previous = self.p + step.delta, size
+            sweeps = self._follow(LOOSE if number == 0 else 0.0)
+        raise NotConvergedError(f"no exceptional point within {MAX_STEPS} steps; the last one was {size:.1e}")
 
     def _follow(self, tolerance: float) -> int:
         """Carries the subspaces to the present parameters; returns the number of sweeps."""
@@ -170,15 +163,9 @@ class _Search:
             if self.factorizations == MAX_FACTORIZATIONS:
                 raise NotConvergedError(
                     f"the subspace could not follow the parameters to {self.p}: residual {pair.residual:.1e} after "
-                    f"{self.factorizations} factorizations; the next eigenvalue is probably too near",
-                    tuple(self.history),
+                    f"{self.factorizations} factorizations; the next eigenvalue is probably too near"
                 )
-            log.info("residual %.1e after %d sweeps: a new factorization, at %.6g", pair.residual, sweeps, pair.mean)
-            if np.isfinite(pair.residual) and pair.residual < self.pair.residual + 1:
-                self.pair = pair
+            log.info("residual %.1e after %d sweeps: a new factorization, at %.6g", pair.residual, sweeps, self.pair.mean)
             self.factor.destroy()
-            self.factor = self.problem.factor(pair.mean)
+            self.factor = self.problem.factor(self.pair.mean)
             self.factorizations += 1
-
-
-__all__ = ["AffineFamily", "ExceptionalPoint", "NotConvergedError", "Pencil", "SearchStep", "find_exceptional_point"]

@@ -1,4 +1,5 @@
-"""What a run leaves in its folder: result.json, the chain as chain.npy, and pictures of the modes on a coarse grid as modes.npz."""
+"""What a run leaves in its folder: result.json, the chain as chain.npy, and pictures of the modes on a coarse grid as
+modes.npz."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def write_chain(path: Path, vectors: Any, comm: Any = None) -> None:
 
 
 def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | None:
-    """Root mean square of every column over squares of cells, shape (k, 212, 212): as small for any grid. On rank 0, None elsewhere."""
+    """Root mean square of every column over squares of cells, shape (k, 212, 212): as small for any grid. On rank 0, None
+    elsewhere."""
     X, start, _ = local_block(vectors)
     refine = cells // CELLS
     i, j = np.divmod(np.arange(start, start + len(X)), cells)

@@ -1,4 +1,5 @@
-"""Pencils and families of pencils, as sums of matrices: products with A0 + p A1 never need the assembled sum, only a factorization does."""
+"""Pencils and families of pencils, as sums of matrices: products with A0 + p A1 never need the assembled sum, only a
+factorization does."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from jordan_dist.backends import Backend, Factor, SingularFactorError
 
+_UNEVEN = "dA has {} matrices, dB has {}: one per parameter is needed (None where zero)"
+
 Sum = list[tuple[complex, Any]]  # coefficient * matrix; the matrix None is the identity
 
 
@@ -17,8 +20,8 @@ Sum = list[tuple[complex, Any]]  # coefficient * matrix; the matrix None is the 
 class AffineFamily:
     """The pencils A(p) - lambda B(p) with A(p) = A0 + sum_i p_i dA[i] and B(p) = B0 + sum_i p_i dB[i].
 
-    All matrices are n x n and of one kind (numpy, scipy sparse or PETSc). B0 = None is the identity; an entry None in `dA` or `dB`
-    is zero, and an empty `dB` means that B does not depend on p.
+    All matrices are n x n and of one kind (numpy, scipy sparse or PETSc). B0 = None is the identity; an entry None in `dA` or
+    `dB` is zero, and an empty `dB` means that B does not depend on p.
     """
 
     A0: Any
@@ -30,7 +33,7 @@ class AffineFamily:
         object.__setattr__(self, "dA", tuple(self.dA))
         object.__setattr__(self, "dB", tuple(self.dB))
         if self.dA and self.dB and len(self.dA) != len(self.dB):
-            raise ValueError(f"dA has {len(self.dA)} matrices, dB has {len(self.dB)}: one per parameter is needed (None where zero)")
+            raise ValueError(_UNEVEN.format(len(self.dA), len(self.dB)))
         if not any(D is not None for D in (*self.dA, *self.dB)):
             raise ValueError("the family depends on no parameter: dA and dB hold no matrix")
 
@@ -75,8 +78,8 @@ class Pencil:
         return sum(abs(c) * self.backend.matrix_norm(B) for c, B in self.B)
 
     def factor(self, sigma: complex) -> Factor:
-        """A factorization of A - sigma B. If sigma is an eigenvalue to the last bit it moves by 1e-8 of itself: how accurate the factors
-        are changes the number of sweeps only."""
+        """A factorization of A - sigma B. If sigma is an eigenvalue to the last bit it moves by 1e-8 of itself: how accurate the
+        factors are changes the number of sweeps only."""
         size = max(abs(sigma), np.finfo(float).eps * self.norm_A() / self.norm_B())
         for shift in (sigma, sigma + 1e-8 * size, sigma + 1e-6j * size):
             try:
@@ -100,11 +103,12 @@ def pencil(backend: Backend, A: Any, B: Any = None, dA: Any = None, dB: Any = No
     """The user's matrices; dA and dB are a matrix or a list of one per parameter."""
     dA, dB = _listed(dA), _listed(dB)
     if dA and dB and len(dA) != len(dB):
-        raise ValueError(f"dA has {len(dA)} matrices, dB has {len(dB)}: one per parameter is needed (None where zero)")
+        raise ValueError(_UNEVEN.format(len(dA), len(dB)))
     count = max(len(dA), len(dB))
 
     def derivative(D: list[Any], name: str) -> list[Sum]:
-        return [[(1.0, backend.matrix(m, f"{name}[{i}]"))] if m is not None else [] for i, m in enumerate(D)] or [[] for _ in range(count)]
+        named = [(m, f"{name}[{i}]") for i, m in enumerate(D or [None] * count)]
+        return [[] if m is None else [(1.0, backend.matrix(m, label))] for m, label in named]
 
     identity_or_B = None if B is None else backend.matrix(B, "B")
     return Pencil(backend, [(1.0, backend.matrix(A, "A"))], [(1.0, identity_or_B)], derivative(dA, "dA"), derivative(dB, "dB"))
@@ -155,7 +159,7 @@ class ParametricPencil:
             A = [*base.A, *((p[i], D) for i, terms in enumerate(base.dA) for _, D in terms)]
             B = [*base.B, *((p[i], D) for i, terms in enumerate(base.dB) for _, D in terms)]
             return Pencil(self.backend, A, B, base.dA, base.dB)
-        A, B, *derivatives = self._matrices(p)
+        A, B, *derivatives = matrices_of(self.family, p)
         if derivatives:
             made = pencil(self.backend, A, B, *derivatives)
             if len(made.dA) != self.count:
@@ -163,18 +167,23 @@ class ParametricPencil:
             return made
         here = pencil(self.backend, A, B)
         for i in range(self.count):
-            # One-sided differences: an error of 1e-7 in the derivative makes Newton's steps contract by 1e-7, which is as good as exact.
+            # One-sided differences: an error of 1e-7 in the derivative makes Newton's steps contract by 1e-7, which is as good as
+            # exact.
             h = 1e-7 * max(abs(p[i]), 1e-3)
             moved = p.copy()
             moved[i] += h
-            A_h, B_h = self._matrices(moved)
+            A_h, B_h = matrices_of(self.family, moved)
             there = pencil(self.backend, A_h, B_h)
             here.dA.append([(1 / h, there.A[0][1]), (-1 / h, here.A[0][1])])
             here.dB.append([] if B is None else [(1 / h, there.B[0][1]), (-1 / h, here.B[0][1])])
         return here
 
-    def _matrices(self, p: np.ndarray) -> tuple:
-        made = self.family(p.copy())
-        if not isinstance(made, tuple) or len(made) not in (2, 4):
-            raise ValueError("a family given as a function must return (A, B) or (A, B, dA, dB); B = None is the identity")
-        return made
+
+def matrices_of(family: AffineFamily | Callable, p: np.ndarray) -> tuple:
+    """A, B and, if the family knows them, dA and dB; of an affine family at p = 0."""
+    if isinstance(family, AffineFamily):
+        return family.A0, family.B0, family.dA, family.dB
+    made = family(p.copy())
+    if not isinstance(made, tuple) or len(made) not in (2, 4):
+        raise ValueError("a family given as a function must return (A, B) or (A, B, dA, dB); B = None is the identity")
+    return made

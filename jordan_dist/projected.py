@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-BLOCK_RATIO = 0.05  # distance to the nearest single Jordan block, relative to the smallest singular value that the block must have
+# Distance to the nearest single Jordan block, relative to the smallest singular value that the block must have.
+BLOCK_RATIO = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ class NearestDefective:
 
 
 def nearest_defective(M: np.ndarray) -> NearestDefective:
-    """One Jordan block near M, by a staircase: the right singular vector of the smallest singular value leads each trailing block."""
+    """One Jordan block near M, by a staircase: the right singular vector of the smallest singular value leads each trailing
+    block."""
     k = len(M)
     eigenvalue = complex(np.trace(M) / k)
     N = M - eigenvalue * np.eye(k)
@@ -75,14 +77,14 @@ def weyr(N: np.ndarray, tolerance: float) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def verdict(near: NearestDefective, N: np.ndarray, perturbation: float) -> tuple[str, tuple[int, ...]]:
+def verdict(near: NearestDefective, N: np.ndarray, perturbation: float, uncertainty: float) -> tuple[str, tuple[int, ...]]:
     """`block`, `semisimple`, `blocks` (several) or `not-defective`, and the Weyr characteristic where it is known.
 
-    `perturbation` is how far the pencil may be from the degenerate one, in units of the eigenvalue: no ratio of singular values can tell
-    a semisimple pair that was perturbed from two ordinary eigenvalues.
+    `perturbation` is how far the pencil may be from the degenerate one, in units of the eigenvalue: no ratio of singular values
+    can tell a semisimple pair that was perturbed from two ordinary eigenvalues.
     """
     k, s = len(N), near.singular_values
-    if near.distance <= BLOCK_RATIO * s[k - 2] and s[k - 2] > np.finfo(float).eps * abs(near.eigenvalue):
+    if near.distance <= BLOCK_RATIO * s[k - 2] and s[k - 2] > uncertainty:  # a ratio of rounding errors says nothing
         return "block", (1,) * k
     if s[0] <= perturbation:
         return "semisimple", (k,)

@@ -15,7 +15,8 @@ from jordan_dist.backends import MissingExtraError
 
 STYLE = """\
 body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
-table{border-collapse:collapse;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.2rem .9rem .2rem 0;border-bottom:1px solid #d8dee4}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}
+th,td{text-align:left;padding:.2rem .9rem .2rem 0;border-bottom:1px solid #d8dee4}
 td{font-variant-numeric:tabular-nums}.figure-row{display:flex;flex-wrap:wrap;gap:1rem}.figure-row figure{margin:0;flex:1 1 20rem}
 figure img{max-width:100%}figcaption{color:#57606a}"""
 
@@ -67,20 +68,23 @@ def _figure_class() -> Any:
 def _introduction(result: dict) -> str:
     order = {2: "Two", 3: "Three"}.get(len(result["singular_values"]), str(len(result["singular_values"])))
     if result["mode"] == "exceptional point":
-        done = f"{order} eigenvalues merge into one Jordan block at the parameters below; the search needed {result['factorizations']} sparse factorization(s)."
+        done = (
+            f"{order} eigenvalues merge into one Jordan block at the parameters below; the search needed "
+            f"{result['factorizations']} sparse factorization(s)."
+        )
     elif result["order"] == 2:
         done = "The chain at the exceptional point that the derivatives predict from the given parameters, to second order."
     else:
         done = "The deflating subspace at the given parameters."
-    return f"<p>{_text(done)} The matrices are of order {result['n']:,}, on {result['ranks']} process(es) ({_text(result['backend'])}).</p>"
+    where = f"The matrices are of order {result['n']:,}, on {result['ranks']} process(es) ({result['backend']})."
+    return f"<p>{_text(done)} {_text(where)}</p>"
 
 
 def _answer(result: dict) -> list[tuple[str, str]]:
-    rows = [
-        (f"parameter {name}", _number(value)) for name, value in zip(result["parameter_names"], result["parameters"], strict=True)
-    ]
+    names = result["parameter_names"]
+    rows = [(f"parameter {name}", _number(value)) for name, value in zip(names, result["parameters"], strict=True)]
     if result["step"] is not None:
-        rows += [(f"predicted step of {n}", _number(v, 6)) for n, v in zip(result["parameter_names"], result["step"], strict=True)]
+        rows += [(f"predicted step of {name}", _number(value, 6)) for name, value in zip(names, result["step"], strict=True)]
     rows += [
         ("eigenvalue", _number(result["eigenvalue"])),
         ("verdict", VERDICTS[result["verdict"]]),
@@ -89,7 +93,6 @@ def _answer(result: dict) -> list[tuple[str, str]]:
         ("distance to the next eigenvalue (estimate)", _number(result["gap"], 4)),
         ("norm of the spectral projector", _number(result["projector_norm"], 5)),
     ]
-    names = result["parameter_names"]
     k = len(result["singular_values"])
     rows += [(f"c in (c t)^(1/{k}) for {n}", _number(c, 8)) for n, c in zip(names, result["puiseux"], strict=False)]
     return rows

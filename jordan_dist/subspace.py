@@ -1,11 +1,12 @@
 """The deflating subspaces of the k eigenvalues nearest a target, from one approximate factorization of A - sigma B.
 
-A block Krylov space finds them roughly; sweeps in residual form then converge to rounding whatever the accuracy of the factorization:
+A block Krylov space finds them roughly; sweeps in residual form then converge to rounding whatever the accuracy of the
+factorization:
 
     M = (Y^H B X)^-1 Y^H A X,    R = A X - B X M,    X <- qr(X - LU^-1 R)
 
-because the fixed point is R = 0 with the true A and B. The factors may be inexact, or made at other parameter values, and sigma may be
-an eigenvalue. (Plain inverse iteration stalls at the accuracy of its factors, and near a Jordan block far above rounding.)
+because the fixed point is R = 0 with the true A and B. The factors may be inexact, or made at other parameter values, and sigma
+may be an eigenvalue. (Plain inverse iteration stalls at the accuracy of its factors, and near a Jordan block far above rounding.)
 """
 
 from __future__ import annotations
@@ -28,11 +29,10 @@ MAX_BLOCKS = 12
 
 
 class NotConvergedError(RuntimeError):
-    """An iteration ended without an answer that can be trusted; the message says why. `history` holds the steps of a search."""
+    """An iteration ended without an answer that can be trusted; the message says why."""
 
-    def __init__(self, reason: str, history: tuple = ()):
-        super().__init__(reason)
-        self.history = history
+    history: tuple = ()
+    """The steps of a search up to there."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class DeflatingPair:
     Y: np.ndarray
     M: np.ndarray
     residual: float  # the larger of ||A X - B X M|| / (||A X|| + ||B X M||) and the same of Y
-    floor: float  # where rounding errors put the residual
+    uncertainty: float  # how far rounding errors may move the entries of M
     others: np.ndarray  # estimates of the next eigenvalues
 
     @property
@@ -77,7 +77,7 @@ def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarr
     """
     width = min(k + GUARDS, backend.n)
     blocks = [backend.qr(backend.random_block(width))[0]]
-    H = np.zeros((0, 0), dtype=complex)
+    H, below = np.zeros((0, 0), dtype=complex), np.zeros((width, width), dtype=complex)
     while True:
         Z = operator(blocks[-1])
         column = np.zeros((len(blocks) * width, width), dtype=complex)
@@ -108,8 +108,8 @@ def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarr
 def refine(
     pencil: Pencil, factor: Factor, X: np.ndarray, Y: np.ndarray, others: np.ndarray, *, tolerance: float = 0.0, sweeps: int = 60
 ) -> tuple[DeflatingPair, int, bool]:
-    """Sweeps until the residual is below `tolerance`, or cannot be lowered any more. Returns the pair, the number of sweeps made and
-    whether the pair is good: below the tolerance or at the level of rounding."""
+    """Sweeps until the residual is below `tolerance`, or cannot be lowered any more. Returns the pair, the number of sweeps made
+    and whether the pair is good: below the tolerance or at the level of rounding."""
     backend = pencil.backend
     norm_A, norm_B = pencil.norm_A(), pencil.norm_B()
     best, idle = np.inf, 0
@@ -120,14 +120,15 @@ def refine(
             Y = X.conj()
         G = backend.inner(Y, BX)
         if not np.linalg.cond(G) < 1e12:
-            raise NotConvergedError("the right and left subspaces do not belong together: another target may separate the eigenvalues better")
+            raise NotConvergedError("the right and left subspaces do not belong together: try another target")
         Y = Y @ np.linalg.inv(G).conj().T
         M = backend.inner(Y, AX)
         BXM = BX @ M
         R = AX - BXM
         scale = backend.norm(AX) + backend.norm(BXM)
         residual = backend.norm(R) / scale
-        floor = EPS * (norm_A + np.linalg.norm(M) * norm_B) * np.sqrt(X.shape[1]) / scale
+        rounding = EPS * (norm_A + np.linalg.norm(M) * norm_B) * np.sqrt(X.shape[1])
+        floor = rounding / scale  # where rounding errors put the residual
         if not pencil.symmetric:
             AY, BYM = pencil.adjoint_A(Y), pencil.adjoint_B(Y) @ M.conj().T
             R_left = AY - BYM
@@ -135,7 +136,7 @@ def refine(
         idle = 0 if residual < 0.7 * best else idle + 1
         best = min(best, residual)
         settled = idle >= 3 and residual <= 1e3 * floor  # no longer falling: rounding, if it is anywhere near that
-        pair = DeflatingPair(X, Y, M, float(residual), float(floor), others)
+        pair = DeflatingPair(X, Y, M, float(residual), float(10 * rounding * backend.norm(Y)), others)
         if residual <= max(tolerance, floor) or settled:
             return pair, sweep, True
         if sweep == sweeps or idle >= 10 or not np.isfinite(residual):
@@ -152,7 +153,7 @@ def deflating_pair(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> De
     log.info("subspace residual %.1e after %d sweeps", pair.residual, sweeps)
     if not good:
         raise NotConvergedError(
-            f"the subspace of the {k} eigenvalues nearest {sigma:.6g} did not converge: residual {pair.residual:.1e} after {sweeps} sweeps; "
-            f"the next eigenvalue is probably about as near: choose another target or size"
+            f"the subspace of the {k} eigenvalues nearest {sigma:.6g} did not converge: residual {pair.residual:.1e} after "
+            f"{sweeps} sweeps; the next eigenvalue is probably about as near: choose another target or size"
         )
     return pair

@@ -1,8 +1,8 @@
 """Backends: what the algorithms ask of a linear-algebra library.
 
-A block of k vectors of length n is, on every backend, a local array of shape `(n_local, k)`, complex128, in Fortran order: the rows
-`start:stop` of this rank. Small `k x k` matrices are replicated: they come out of sums over the ranks, so that every rank holds the same
-numbers and takes the same decisions.
+A block of k vectors of length n is, on every backend, a local array of shape `(n_local, k)`, complex128, in Fortran order: the
+rows `start:stop` of this rank. Small `k x k` matrices are replicated: they come out of sums over the ranks, so that every rank
+holds the same numbers and takes the same decisions.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Factor(Protocol):
 
 
 class BlockVectors:
-    """The arithmetic of distributed n x k blocks, the same for every backend; `comm` is an mpi4py communicator, or None on one process."""
+    """The arithmetic of distributed n x k blocks, the same for every backend; `comm` is an mpi4py communicator, or None on one
+    process."""
 
     def __init__(self, n: int, start: int, stop: int, comm: Any = None):
         self.n, self.start, self.stop, self.comm = n, start, stop, comm
@@ -71,8 +72,11 @@ class BlockVectors:
         """The sum over the ranks of a small array, on every rank."""
         if self.comm is None or self.comm.size == 1:
             return local
+        # Reduce and broadcast: an all-reduce may add in another order on every rank, and ranks that differ in the last bit may
+        # decide differently and wait for each other for ever.
         total = np.empty_like(local, order="C")
-        self.comm.Allreduce(np.ascontiguousarray(local), total)
+        self.comm.Reduce(np.ascontiguousarray(local), total)
+        self.comm.Bcast(total)
         return total
 
     def inner(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
@@ -84,8 +88,8 @@ class BlockVectors:
         return float(np.sqrt(self.sum(np.array([np.vdot(X, X).real]))[0]))
 
     def qr(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Q (n_local, k) with orthonormal columns and R (k, k). Unconditionally stable, whatever the number of ranks: the small R of the
-        ranks are stacked and factorized again."""
+        """Q (n_local, k) with orthonormal columns and R (k, k). Unconditionally stable, whatever the number of ranks: the small R
+        of the ranks are stacked and factorized again."""
         Q, R = np.linalg.qr(X)
         if self.comm is None or self.comm.size == 1:
             return np.asfortranarray(Q), R
@@ -99,7 +103,8 @@ class BlockVectors:
         return np.asfortranarray(Q @ mine), R
 
     def random_block(self, k: int, seed: int = 20170419) -> np.ndarray:
-        """Uniform complex entries that depend on the global row only: a counter-based generator is set to the first row of this rank."""
+        """Uniform complex entries that depend on the global row only: a counter-based generator is set to the first row of this
+        rank."""
         draws = -(-2 * k // 4) * 4  # one step of the counter yields four draws
         bits = np.random.Philox(key=seed)
         bits.advance(self.start * draws // 4)
@@ -145,7 +150,8 @@ class Backend(Protocol):
         """Infinity norm."""
 
     def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool) -> Factor:
-        """Factorizes the sum of coefficient * matrix; `symmetric` means equal to its transpose. SingularFactorError if it cannot."""
+        """Factorizes the sum of coefficient * matrix; `symmetric` means equal to its transpose. SingularFactorError if it
+        cannot."""
 
     def export(self, X: np.ndarray) -> Any:
         """The block as the kind of matrix that the user brought."""
@@ -159,7 +165,8 @@ def is_petsc(A: Any) -> bool:
 
 
 def backend_for(A: Any, comm: Any = None) -> Backend:
-    """PETSc for a PETSc matrix or when `comm` is given (every rank then brings the whole matrix), scipy on one process otherwise."""
+    """PETSc for a PETSc matrix or when `comm` is given (every rank then brings the whole matrix), scipy on one process
+    otherwise."""
     if is_petsc(A) or comm is not None:
         from jordan_dist.backends.petsc import PetscBackend
 
@@ -173,7 +180,8 @@ def order_of(A: Any, name: str) -> int:
     """The order of a square numpy or scipy matrix of numbers."""
     shape, dtype = getattr(A, "shape", None), getattr(A, "dtype", None)
     if dtype is None or shape is None or not np.issubdtype(dtype, np.number):
-        raise ValueError(f"{name} must be a numpy array, a scipy sparse matrix or a PETSc matrix of numbers, not {type(A).__name__}")
+        kinds = "a numpy array, a scipy sparse matrix or a PETSc matrix"
+        raise ValueError(f"{name} must be {kinds} of numbers, not {type(A).__name__}")
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ValueError(f"{name} must be a square matrix, not one of shape {tuple(shape)}")
     return shape[0]

@@ -1,7 +1,7 @@
 """The backend for PETSc matrices, on any number of MPI ranks. Nothing else in the package imports petsc4py or mpi4py.
 
-The direct solver reads the options under the prefix `jordan_` last (for example `-jordan_mat_mumps_icntl_14 200` in PETSC_OPTIONS), so
-that a user's options win over the defaults here.
+The direct solver reads the options under the prefix `jordan_` last (for example `-jordan_mat_mumps_icntl_14 200` in
+PETSC_OPTIONS), so that a user's options win over the defaults here.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def matrix_from_rows(rows: scipy.sparse.csr_array, n: int, comm: Any) -> PETSc.M
 
 
 def write_columns(path: str, header: bytes, X: np.ndarray, n: int, start: int, comm: Any) -> None:
-    """Every rank writes its rows of an n x k block into one file, column after column behind the header (collective, no gather)."""
+    """Every rank writes its rows of an n x k block into one file, column after column behind the header (collective, no
+    gather)."""
     file = MPI.File.Open(comm, path, MPI.MODE_CREATE | MPI.MODE_WRONLY)
     try:
         file.Set_size(len(header) + X.shape[1] * n * X.itemsize)
@@ -145,19 +146,26 @@ class PetscBackend(BlockVectors):
                 total.shift(c)
             else:
                 total.axpy(c, A, structure=PETSc.Mat.Structure.DIFFERENT_NONZERO_PATTERN)
+        if "aij" not in total.getType():
+            total.convert("aij")  # what the sparse direct solvers take
         return total
 
     def export(self, X: np.ndarray) -> Any:
         """A dense PETSc matrix, or the whole n x k array on every rank if the user brought whole arrays to every rank."""
         if not self.replicated:
-            mat = PETSc.Mat().createDense(((self.stop - self.start, self.n), (None, X.shape[1])), array=X.copy(order="F"), comm=self.comm)
-            mat.assemble()
-            return mat
+            return self.dense(X.copy(order="F"))
         whole = np.empty((X.shape[1], self.n), dtype=complex)
         counts = self.comm.allgather(self.stop - self.start)
         for k in range(X.shape[1]):
             self.comm.Allgatherv(np.ascontiguousarray(X[:, k]), (whole[k], counts))
         return whole.T
+
+    def dense(self, X: np.ndarray) -> PETSc.Mat:
+        """A dense n x k matrix that works on the memory of X."""
+        rows = (self.stop - self.start, self.n)
+        mat = PETSc.Mat().createDense((rows, (None, X.shape[1])), array=X, comm=self.comm)
+        mat.assemble()
+        return mat
 
     def destroy(self) -> None:
         while self._made:
@@ -165,13 +173,15 @@ class PetscBackend(BlockVectors):
 
 
 class PetscFactor:
-    """One factorization of a matrix, which it takes over. L D L^T by MUMPS when the matrix equals its transpose: half the memory of LU."""
+    """One factorization of a matrix, which it takes over. L D L^T by MUMPS when the matrix equals its transpose: half the memory
+    of LU."""
 
     def __init__(self, backend: PetscBackend, matrix: PETSc.Mat, *, symmetric: bool):
         self.backend, self.cost, self.matrix, self.symmetric = backend, backend.cost, matrix, symmetric
         own = backend.comm.size == 1 and backend.n <= LARGEST_FOR_PETSC_LU
         matrix.setOption(PETSc.Mat.Option.SYMMETRIC, symmetric)
-        matrix.setOption(PETSc.Mat.Option.HERMITIAN, False)  # otherwise PETSc takes a complex symmetric matrix for a Hermitian one
+        # otherwise PETSc takes a complex symmetric matrix for a Hermitian one
+        matrix.setOption(PETSc.Mat.Option.HERMITIAN, False)
         self.ksp = None
         try:
             with self.cost.factoring():
@@ -214,13 +224,13 @@ class PetscFactor:
             raise SingularFactorError("MUMPS found the matrix numerically singular")
         if status < 0:
             detail = self.factors.getMumpsInfog(2)
-            raise MemoryError(f"MUMPS could not factorize a matrix of size {self.backend.n}: INFOG(1) = {status}, INFOG(2) = {detail}")
+            raise MemoryError(f"MUMPS could not factorize the matrix: INFOG(1) = {status}, INFOG(2) = {detail}")
         return True
 
     def solve(self, R: np.ndarray) -> np.ndarray:
         right = np.asfortranarray(R, dtype=complex)
         out = np.zeros(right.shape, dtype=complex, order="F")
-        b, x = self._dense(right), self._dense(out)
+        b, x = self.backend.dense(right), self.backend.dense(out)
         with self.cost.solving(right.shape[1]):
             self.factors.matSolve(b, x)
         b.destroy()
@@ -228,7 +238,8 @@ class PetscFactor:
         return self._finite(out)
 
     def solve_adjoint(self, R: np.ndarray) -> np.ndarray:
-        # The libraries solve with the transpose: conjugate in and out. petsc4py binds no transposed solve of a block, hence columns.
+        # The libraries solve with the transpose: conjugate in and out. petsc4py binds no transposed solve of a block, hence
+        # columns.
         out = np.zeros(R.shape, dtype=complex, order="F")
         with self.cost.solving(R.shape[1]):
             for k in range(R.shape[1]):
@@ -237,12 +248,6 @@ class PetscFactor:
                 b.destroy()
                 x.destroy()
         return self._finite(np.conj(out, out=out))
-
-    def _dense(self, X: np.ndarray) -> PETSc.Mat:
-        rows = (self.backend.stop - self.backend.start, self.backend.n)
-        mat = PETSc.Mat().createDense((rows, (None, X.shape[1])), array=X, comm=self.backend.comm)
-        mat.assemble()
-        return mat
 
     def _finite(self, X: np.ndarray) -> np.ndarray:
         if not np.isfinite(self.backend.norm(X)):

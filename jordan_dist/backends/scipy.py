@@ -57,8 +57,8 @@ class ScipyFactor:
                 if isinstance(matrix, np.ndarray):
                     self._solve = _dense(matrix)
                 else:
-                    # An ordering of A + A^T and few row exchanges keep the fill of a symmetric pattern low; what accuracy this loses
-                    # the residual form gives back.
+                    # An ordering of A + A^T and few row exchanges keep the fill of a symmetric pattern low; what accuracy this
+                    # loses the residual form gives back.
                     options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.01, "options": {"SymmetricMode": True}}
                     lu = scipy.sparse.linalg.splu(matrix.astype(complex).tocsc(), **(options if symmetric else {}))
                     self._solve = lambda R, adjoint: lu.solve(R, "H" if adjoint else "N")

@@ -1,4 +1,5 @@
-"""Built-in problems: a family of pencils each, assembled by rows in parallel, with the search that leads to its exceptional point."""
+"""Built-in problems: a family of pencils each, assembled by rows in parallel, with the search that leads to its exceptional
+point."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ CELLS = 212  # per side of the unrefined grid
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A pencil A(p) - lambda B(p), affine in the parameters p, on a square grid. The matrices are functions that make a range of rows."""
+    """A pencil A(p) - lambda B(p), affine in the parameters p, on a square grid. The matrices are functions that make a range of
+    rows."""
 
     name: str
     title: str
@@ -77,7 +79,8 @@ def destroy(*matrices: Any) -> None:
 
 
 def problem(name: str, refine: int = 1) -> Problem:
-    """The problem of that name, its grid refined `refine` times with the same geometry. ValueError with the names for another one."""
+    """The problem of that name, its grid refined `refine` times with the same geometry. ValueError with the names for another
+    one."""
     if name not in PROBLEMS:
         raise ValueError(f"unknown example {name!r}: the examples are {', '.join(PROBLEMS)}")
     if refine < 1:

@@ -11,7 +11,8 @@ Rows = Callable[[int, int], scipy.sparse.csr_array]  # (start, stop) -> those ro
 
 
 def cells(start: int, stop: int, m: int) -> tuple[np.ndarray, np.ndarray]:
-    """The cells (i, j) of the unknowns start..stop-1; the unknown of cell (i, j) is i m + j, its centre ((i + 1/2) h, (j + 1/2) h)."""
+    """The cells (i, j) of the unknowns start..stop-1; the unknown of cell (i, j) is i m + j, its centre ((i + 1/2) h, (j + 1/2)
+    h)."""
     return np.divmod(np.arange(start, stop), m)
 
 
@@ -27,7 +28,8 @@ def diagonal(values: Callable[[np.ndarray, np.ndarray], np.ndarray], m: int) -> 
 
 
 def five_point(w: np.ndarray, s: np.ndarray, extra: Callable[[np.ndarray, np.ndarray], np.ndarray], m: int, sign: float) -> Rows:
-    """sign * (D (x) S + S (x) D) + diag(extra), where D is the 1-D operator with w_i + w_{i+1} on the diagonal and -w_{i+1} beside it.
+    """sign * (D (x) S + S (x) D) + diag(extra), where D is the 1-D operator with w_i + w_{i+1} on the diagonal and -w_{i+1}
+    beside it.
 
     w: (m + 1,), at the faces; s: (m,), the diagonal of S, at the centres. The first factor acts on i, the second on j.
     """
@@ -53,6 +55,7 @@ def five_point(w: np.ndarray, s: np.ndarray, extra: Callable[[np.ndarray, np.nda
 
 
 def inside(i: np.ndarray, j: np.ndarray, columns: tuple[int, int], lines: tuple[int, int], refine: int) -> np.ndarray:
-    """1.0 in the rectangle of the cells columns[0]..columns[1] in i and lines[0]..lines[1] in j (both inclusive, of the unrefined grid)."""
+    """1.0 in the rectangle of the cells columns[0]..columns[1] in i and lines[0]..lines[1] in j (both inclusive, of the unrefined
+    grid)."""
     i, j = i // refine, j // refine
     return ((columns[0] <= i) & (i <= columns[1]) & (lines[0] <= j) & (j <= lines[1])).astype(float)

@@ -1,7 +1,7 @@
 """Two dielectric resonators in open space, detuned by a complex permittivity.
 
--[d/dx (s_y / s_x) d/dx + d/dy (s_x / s_y) d/dy] u = omega^2 (s_x s_y eps) u with a perfectly matched layer (complex stretching s) on each
-side: a generalized, complex symmetric pencil, lambda = omega^2.
+-[d/dx (s_y / s_x) d/dx + d/dy (s_x / s_y) d/dy] u = omega^2 (s_x s_y eps) u with a perfectly matched layer (complex stretching s)
+on each side: a generalized, complex symmetric pencil, lambda = omega^2.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Square optical waveguides side by side with gain and loss: (laplacian + k0^2 eps) u = beta^2 u, Dirichlet walls, lengths in micrometres."""
+"""Square optical waveguides side by side with gain and loss: (laplacian + k0^2 eps) u = beta^2 u, Dirichlet walls, lengths in
+micrometres."""
 
 from __future__ import annotations
 
