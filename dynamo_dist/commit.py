@@ -4,6 +4,7 @@ A committed folder holds `manifest.json` with the size and SHA-256 of every othe
 name, synced, the manifest last, and renamed. Readers accept only what verifies.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from dynamo_dist.errors import InputError
 
@@ -98,24 +100,29 @@ def write_json(path: Path, value: object) -> None:
 
 
 def append_line(path: Path, record: dict) -> None:
-    """Append one JSON line and sync. One write of O_APPEND: lines of several processes never mix."""
+    """Append one JSON line and sync. Writers take turns by a lock; the half line of a writer that died is removed first."""
     line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        # A torn last line (a process that died inside its write) must not swallow ours.
-        end = os.lseek(descriptor, 0, os.SEEK_END)
-        if end and not _ends_with_newline(path):
-            line = b"\n" + line
-        os.write(descriptor, line)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open(path, "a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        end = _end_of_last_line(file)
+        if end != file.seek(0, os.SEEK_END):
+            file.truncate(end)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _ends_with_newline(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _end_of_last_line(file: BinaryIO) -> int:
+    """Offset after the last newline; 0 when there is none. Reads backwards: journals grow long."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 4096)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def read_lines(path: Path) -> list[dict]:

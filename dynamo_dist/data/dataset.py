@@ -7,6 +7,7 @@
 Legend: N sequences, T time steps.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +58,15 @@ class Dataset:
             tensors[f"{part}.lengths"] = sequences.lengths_N.to(torch.int32).contiguous()
             for name, labels in sequences.labels.items():
                 tensors[f"{part}.labels.{name}"] = labels.to(torch.int32).contiguous()
-        save_file(tensors, path, metadata={"vocabulary": str(self.vocabulary), "classes": str(self.classes)})
+        # One key: safetensors writes several in no fixed order, and the file's hash is the data's identity.
+        save_file(tensors, path, metadata={"dataset": json.dumps({"vocabulary": self.vocabulary, "classes": self.classes})})
 
     @classmethod
     def open(cls, path: Path) -> "Dataset":
         """Read what `save` wrote."""
         tensors = {name: tensor.long() for name, tensor in load_file(path).items()}
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            metadata = json.loads(file.metadata()["dataset"])
         parts = {}
         for part in cls.PARTS:
             prefix = f"{part}.labels."
@@ -73,4 +75,4 @@ class Dataset:
                 lengths_N=tensors[f"{part}.lengths"],
                 labels={name.removeprefix(prefix): y for name, y in tensors.items() if name.startswith(prefix)},
             )
-        return cls(vocabulary=int(metadata["vocabulary"]), classes=int(metadata["classes"]), **parts)
+        return cls(**metadata, **parts)

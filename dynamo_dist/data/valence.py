@@ -20,7 +20,7 @@ class ValenceTask:
     """Sizes and constants of the word-valence task."""
 
     # Words per score; ids 1.. are words, id 0 is padding.
-    words_per_score: int = 4
+    words_per_score: int = 1
     # Sequences are between these two lengths, uniformly.
     shortest: int = 15
     longest: int = 30
@@ -41,7 +41,7 @@ class ValenceTask:
 
 
 def integrals(scores_NT: np.ndarray, decay: float) -> np.ndarray:
-    """Value of s_t = decay s_{t-1} + score_t after the last step; float64 of shape (N,). Padding scores 0 in FRONT of a sequence."""
+    """Value of s_t = decay s_{t-1} + score_t after the last step; float64 of shape (N,)."""
     state = np.zeros(scores_NT.shape[0])
     for t in range(scores_NT.shape[1]):
         state = decay * state + scores_NT[:, t]

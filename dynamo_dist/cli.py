@@ -1,0 +1,116 @@
+"""The command `dynamo-dist`. What users get wrong is one sentence on standard error and exit status 2."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dynamo_dist import recipes
+from dynamo_dist.data.imdb import import_imdb
+from dynamo_dist.errors import InputError
+from dynamo_dist.pipeline import RESULT, run
+from dynamo_dist.progress import say
+from dynamo_dist.runfolder import claim
+from dynamo_dist.runtime import open_runtime
+
+
+class _Parser(argparse.ArgumentParser):
+    """One sentence for a wrong command line too, without the usage block."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = _Parser(prog="dynamo-dist", description="Model embeddings of populations of neural networks (DYNAMO).")
+    commands = top.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    raw = argparse.RawDescriptionHelpFormatter
+
+    command = commands.add_parser(
+        "run",
+        help="a whole experiment: population, meta-model, analyses, report",
+        formatter_class=raw,
+        epilog="example:\n  dynamo-dist run valence --out runs/valence\n  dynamo-dist run imdb-amount --data imdb --out runs/imdb",
+    )
+    command.add_argument("recipe", help=f"one of: {', '.join(recipes.RECIPES)}")
+    command.add_argument("--out", type=Path, required=True, help="folder of the run")
+    command.add_argument("--size", default="small", help="tiny (a smoke test, seconds) or small (2 cores, minutes); default small")
+    command.add_argument("--data", help="folder of the data, where the recipe reads any")
+    command.add_argument("--workers", type=int, default=2, help="Ray workers with one CPU core each; 0: this process, without Ray; default 2")
+    command.add_argument("--address", help="a running Ray cluster, for example auto or 10.0.0.1:6379; default: a local one for this command")
+    command.add_argument("--seeds", type=int, default=1, help="meta-models to train, seeds 0, 1, ...; default 1")
+    command.add_argument("--resume", action="store_true", help="continue the run in --out")
+    command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
+
+    command = commands.add_parser(
+        "import-data",
+        help="make a data folder from an official archive",
+        formatter_class=raw,
+        epilog="example:\n  dynamo-dist import-data imdb aclImdb_v1.tar.gz --out imdb",
+    )
+    command.add_argument("kind", choices=("imdb",), help="what the source is")
+    command.add_argument("source", type=Path, help="the archive aclImdb_v1.tar.gz, or the folder aclImdb")
+    command.add_argument("--out", type=Path, required=True, help="new folder for train.parquet and test.parquet")
+
+    command = commands.add_parser("report", help="write report.html of a finished run again", epilog="example: dynamo-dist report runs/valence")
+    command.add_argument("folder", type=Path, help="folder of the run")
+
+    commands.add_parser("recipes", help="list the recipes", epilog="example: dynamo-dist recipes")
+    return top
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    recipe = recipes.recipe(arguments.recipe, size=arguments.size, data=arguments.data)
+    if arguments.workers < 0 or arguments.seeds < 1:
+        raise InputError(f"--workers {arguments.workers} --seeds {arguments.seeds}: expected at least 0 workers and 1 seed")
+    # Everything that can be refused is refused before the folder is touched.
+    recipe.specs(recipe.make_data())
+    with open_runtime(arguments.workers, arguments.address) as runtime:
+        claim(arguments.out, {"name": recipe.name, **recipes.identity(recipe)}, resume=arguments.resume, overwrite=arguments.overwrite)
+        result = run(recipe, arguments.out, runtime=runtime, seeds=arguments.seeds)
+    _report(arguments.out)
+    say(f"done in {result['seconds']['total']:.0f} s: {arguments.out / 'report.html'}")
+    print(arguments.out / RESULT)
+    if arguments.json:
+        print(json.dumps(result))
+
+
+def _report(folder: Path) -> None:
+    from dynamo_dist.report import write_report
+
+    if not (folder / RESULT).exists():
+        raise InputError(f"{folder} holds no finished run (no {RESULT} there): finish it with --resume")
+    write_report(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    # A process manager's polite end is an interrupt: the same clean stop of workers and Ray.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.command == "run":
+            _run(arguments)
+        elif arguments.command == "import-data":
+            counts = import_imdb(arguments.source, arguments.out)
+            print(f"{arguments.out}: {counts['train']} training and {counts['test']} test reviews")
+        elif arguments.command == "report":
+            _report(arguments.folder)
+            print(arguments.folder / "report.html")
+        else:
+            for name, make in recipes.RECIPES.items():
+                print(f"{name:14s} {make.__doc__.splitlines()[0]}")
+    except InputError as error:
+        print(f"dynamo-dist: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dynamo-dist: interrupted; what was committed is kept, continue with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Progress lines on standard error. Workers leave small files behind; the command reads and prints them."""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_started = time.monotonic()
+# Seconds between two looks at the workers' files.
+INTERVAL = 3.0
+
+
+def say(message: str) -> None:
+    """One line with the seconds since the program started."""
+    print(f"[{time.monotonic() - _started:6.1f}s] {message}", file=sys.stderr, flush=True)
+
+
+def leave(path: Path, **values: object) -> None:
+    """Replace a worker's progress file. Not synced: nothing is decided by it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values))
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def follow(describe: Callable[[], str | None]) -> Iterator[None]:
+    """While the body runs, print `describe()` whenever it has changed."""
+    done = threading.Event()
+
+    def watch() -> None:
+        last = None
+        while not done.wait(INTERVAL):
+            try:
+                text = describe()
+            except (OSError, ValueError, KeyError, IndexError):  # a file that a worker is just replacing
+                continue
+            if text and text != last:
+                say(text)
+                last = text
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

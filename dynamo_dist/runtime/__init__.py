@@ -1,0 +1,32 @@
+"""Where work runs: in this process (`LocalRuntime`, the oracle), or on Ray (`RayRuntime`, the only code that imports it)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+from dynamo_dist.metamodel.training import TrainingJob
+from dynamo_dist.runtime.local import LocalRuntime
+
+
+class Runtime(Protocol):
+    """Both runtimes do the same work; they differ in where."""
+
+    # Processes that work at the same time; 0: this one.
+    workers: int
+
+    def map(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
+        """Yield (index of the job, function(*job)) as jobs finish. Jobs are idempotent: a job whose worker died is done again."""
+
+    def train(self, jobs: Sequence[TrainingJob]) -> None:
+        """Train or continue meta-models, one after the other, each on `workers` workers together."""
+
+
+def open_runtime(workers: int, address: str | None = None) -> Runtime:
+    """A context manager: `LocalRuntime` for 0 workers, else Ray; with `address`, on a running cluster."""
+    if workers == 0:
+        return LocalRuntime()
+    from dynamo_dist.runtime.ray_runtime import RayRuntime
+
+    return RayRuntime(workers, address)
+
+
+__all__ = ["LocalRuntime", "Runtime", "open_runtime"]

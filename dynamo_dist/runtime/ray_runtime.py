@@ -1,0 +1,190 @@
+"""The distributed runtime: Ray actors for the population and the analyses, Ray Train for the meta-model."""
+
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dynamo_dist.commit import write_json
+from dynamo_dist.errors import InputError
+from dynamo_dist.metamodel.training import Diverged, TrainingJob, train_shard
+from dynamo_dist.progress import say
+
+# A local cluster of ours is closed to everyone who does not know its token, and reports to nobody. Ray reads these at import.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray Train: errors come back as exceptions; its progress lines would drown ours.
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+
+try:
+    import ray
+    import ray.train
+    from ray.exceptions import ActorUnavailableError, RayActorError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+except ImportError as error:
+    raise InputError(f"workers need Ray ({error}): pip install 'dynamo-jordan[ray]', or use --workers 0 for one process") from None
+
+# How often a job is given to another worker after its worker died.
+ATTEMPTS = 3
+# Seconds after which a worker that waits for the others gives up: nothing hangs for ever.
+COLLECTIVE_TIMEOUT = 600
+# What a worker leaves for the command when trying again would be of no use.
+FAILURE = "failed.json"
+
+
+class LostWorker(RuntimeError):
+    """A job took its worker down every time it was tried."""
+
+
+class _Worker:
+    """One per CPU core. Holds nothing between jobs, so a restarted one is as good."""
+
+    def __init__(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+
+    def call(self, function: Callable[..., Any], job: tuple) -> Any:
+        return function(*job)
+
+
+class _Collective:
+    """The `metamodel.training.Group` of a Ray Train worker."""
+
+    def __init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank, self.size = context.get_world_rank(), context.get_world_size()
+
+    def sum_(self, tensor: Any) -> None:
+        import torch.distributed
+
+        torch.distributed.all_reduce(tensor)
+
+    def barrier(self) -> None:
+        import torch.distributed
+
+        torch.distributed.barrier()
+
+    def share(self, text: str) -> str:
+        import torch.distributed
+
+        box = [text]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+def _train_worker(arguments: dict) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    group = _Collective()
+    for job in arguments["jobs"]:
+        try:
+            train_shard(job, group=group)
+        except (Diverged, InputError) as error:
+            # Every worker comes here at the same step. Ray Train would start again what can only fail again: end, and say why.
+            if group.rank == 0:
+                write_json(Path(job.out) / FAILURE, {"diverged": isinstance(error, Diverged), "message": str(error)})
+            return
+
+
+class RayRuntime:
+    """`workers` processes with one CPU each, on a cluster of its own or on a running one. Use as a context manager."""
+
+    def __init__(self, workers: int, address: str | None = None) -> None:
+        self.workers, self.address = workers, address
+        self._pool: list[Any] = []
+
+    def __enter__(self) -> "RayRuntime":
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if self.address is None:
+            cores = len(os.sched_getaffinity(0))
+            if self.workers > cores:
+                raise InputError(f"--workers {self.workers}: this machine has {cores} CPU cores; use at most {cores}, or --address of a cluster")
+            if os.environ["RAY_AUTH_MODE"] == "token":
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            say(f"starting Ray on this machine, {cores} cores")
+            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        else:
+            try:
+                ray.init(self.address, log_to_driver=False, configure_logging=False)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise InputError(f"--address {self.address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
+            cores = int(ray.cluster_resources().get("CPU", 0))
+            if self.workers > cores:
+                ray.shutdown()
+                raise InputError(f"--workers {self.workers}: the cluster at {self.address} has {cores} CPU cores; use at most {cores}")
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._dismiss()
+        ray.shutdown()
+
+    def _actors(self, count: int) -> list[Any]:
+        """At least `count` actors, up to one per worker. They are kept for the next stage: starting one takes seconds."""
+        actor_class = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0)(_Worker)
+        while len(self._pool) < min(self.workers, count):
+            self._pool.append(actor_class.remote())
+        return self._pool
+
+    def _dismiss(self) -> None:
+        """Free the actors' CPUs."""
+        while self._pool:
+            ray.kill(self._pool.pop())
+
+    def map(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
+        """Actors pull jobs; a job whose actor died is given out again, up to `ATTEMPTS` times in all."""
+        idle, waiting = list(self._actors(len(jobs))), list(range(len(jobs)))
+        attempts = [0] * len(jobs)
+        running: dict[Any, tuple[Any, int]] = {}
+        try:
+            while waiting or running:
+                while idle and waiting:
+                    actor, index = idle.pop(), waiting.pop(0)
+                    attempts[index] += 1
+                    running[actor.call.remote(function, jobs[index])] = (actor, index)
+                (ready,), _ = ray.wait(list(running), num_returns=1)
+                actor, index = running.pop(ready)
+                idle.append(actor)
+                try:
+                    result = ray.get(ready)
+                except (RayActorError, ActorUnavailableError) as error:
+                    if attempts[index] == ATTEMPTS:
+                        raise LostWorker(f"job {index + 1} of {len(jobs)} lost its worker {ATTEMPTS} times: {error}") from None
+                    say(f"a worker died; job {index + 1} of {len(jobs)} is tried again ({attempts[index] + 1} of {ATTEMPTS})")
+                    waiting.append(index)
+                    continue
+                yield index, result
+        finally:
+            if running:  # an error or an interrupt: what still runs has no reader any more
+                self._dismiss()
+
+    def train(self, jobs: Sequence[TrainingJob]) -> None:
+        self._dismiss()
+        # Ray Train wants a folder for its own records; our checkpoints are ours.
+        records = Path(jobs[0].out) / ".ray-train"
+        for job in jobs:
+            (Path(job.out) / FAILURE).unlink(missing_ok=True)
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"jobs": list(jobs)},
+            scaling_config=ScalingConfig(num_workers=self.workers, resources_per_worker={"CPU": 1}),
+            torch_config=TorchConfig(backend="gloo", timeout_s=COLLECTIVE_TIMEOUT),
+            run_config=RunConfig(
+                name=f"meta-{secrets.token_hex(4)}", storage_path=str(records), failure_config=FailureConfig(max_failures=2)
+            ),
+        )
+        try:
+            trainer.fit()
+        finally:
+            shutil.rmtree(records, ignore_errors=True)
+        for job in jobs:
+            failure = Path(job.out) / FAILURE
+            if failure.exists():
+                record = json.loads(failure.read_text())
+                raise (Diverged if record["diverged"] else InputError)(record["message"])

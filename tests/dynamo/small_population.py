@@ -1,0 +1,19 @@
+"""Specifications that tests train in seconds."""
+
+from dynamo_dist.networks import Architecture
+from dynamo_dist.population import NetworkSpec
+
+
+def make_specs(data, *, networks=2, samples=256, **fields):
+    """Perfect and leaky GRUs and perfect vanilla RNNs of three widths in all."""
+    specs = []
+    for cell, hidden, labels in (("gru", 7, "perfect"), ("gru", 7, "leaky"), ("rnn", 9, "perfect")):
+        architecture = Architecture(cell=cell, hidden=hidden, embedding=5, vocabulary=data.vocabulary, classes=data.classes)
+        for number in range(networks):
+            specs.append(
+                NetworkSpec(
+                    id=f"{labels} {cell} #{number}", group=f"{labels} {cell}", computation=labels, architecture=architecture,
+                    labels=labels, seed=len(specs), samples=samples, **{"batch": 32, **fields},
+                )
+            )  # fmt: skip
+    return specs
