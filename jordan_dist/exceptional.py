@@ -165,7 +165,8 @@ class _Search:
                     f"the subspace could not follow the parameters to {self.p}: residual {pair.residual:.1e} after "
                     f"{self.factorizations} factorizations; the next eigenvalue is probably too near"
                 )
-            log.info("residual %.1e after %d sweeps: a new factorization, at %.6g", pair.residual, sweeps, self.pair.mean)
+            shift = self.pair.mean
+            log.info("residual %.1e after %d sweeps: a new factorization, at %s", pair.residual, sweeps, format(shift, ".6g"))
             self.factor.destroy()
-            self.factor = self.problem.factor(self.pair.mean)
+            self.factor = self.problem.factor(shift)
             self.factorizations += 1

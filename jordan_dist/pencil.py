@@ -80,7 +80,7 @@ class Pencil:
     def factor(self, sigma: complex) -> Factor:
         """A factorization of A - sigma B. If sigma is an eigenvalue to the last bit it moves by 1e-8 of itself: how accurate the
         factors are changes the number of sweeps only."""
-        size = max(abs(sigma), np.finfo(float).eps * self.norm_A() / self.norm_B())
+        size = max(abs(sigma), np.finfo(float).eps * self.norm_A() / max(self.norm_B(), np.finfo(float).tiny))
         for shift in (sigma, sigma + 1e-8 * size, sigma + 1e-6j * size):
             try:
                 return self.backend.factor([*self.A, *((-shift * c, B) for c, B in self.B)], symmetric=self.symmetric)

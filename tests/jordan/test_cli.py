@@ -1,0 +1,296 @@
+"""The command jordan-dist as a user meets it: results on one and two ranks, bad input, failures that must not hang."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jordan_dist import io
+from jordan_dist.cli import main, parser
+
+MPIRUN = ["mpirun", "--oversubscribe", "-n", "2"]
+KEYS = {
+    "n",
+    "ranks",
+    "eigenvalue",
+    "parameters",
+    "subspace_residual",
+    "chain_residuals",
+    "backward_error",
+    "singular_values",
+    "verdict",
+    "factorizations",
+    "solves",
+    "seconds",
+    "peak_memory_bytes",
+    "name",
+    "versions",
+}
+
+
+def environment(**more):
+    """Of a new process: without what a launcher may have set for this one."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "PRTE"))}
+    allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return own | allow | {"OMP_NUM_THREADS": "1"} | more
+
+
+def run(*words, launcher=(), code=None, **more):
+    start = ["-c", code] if code else ["-m", "jordan_dist.cli"]
+    return subprocess.run(
+        [*launcher, sys.executable, *start, *map(str, words)], capture_output=True, text=True, timeout=180, env=environment(**more)
+    )
+
+
+def has_petsc():
+    try:
+        import mpi4py
+        import petsc4py
+    except ImportError:
+        return False
+    return bool(mpi4py and petsc4py)
+
+
+petsc = pytest.mark.skipif(not has_petsc(), reason="needs petsc4py and mpi4py")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "waveguides"
+    done = run("example", "waveguides", "--ep", "--out", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together") / "waveguides"
+    done = run("example", "waveguides", "--ep", "--out", folder, "--json", launcher=MPIRUN)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def complex_of(pair):
+    return complex(*pair)
+
+
+@petsc
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_exceptional_point(ranks, alone, together):
+    folder, done = (alone, together)[ranks - 1]
+    result = json.loads((folder / "result.json").read_text())
+    assert result.keys() >= KEYS
+    assert (result["n"], result["ranks"], result["backend"]) == (44944, ranks, "petsc")
+    assert result["parameters"][0] == pytest.approx(0.0051183567223, abs=1e-12)
+    assert abs(complex_of(result["eigenvalue"]) - 35.331376319721) < 1e-11
+    assert result["verdict"] == "block"
+    assert result["factorizations"] == 1
+    assert 20 <= result["solves"] <= 175
+    assert result["subspace_residual"] < 1e-10
+    assert max(result["chain_residuals"]) < 1e-10
+    assert result["seconds"].keys() >= {"assembly", "factor", "solve", "total"}
+    assert result["peak_memory_bytes"] > 44944 * 16 * 4
+    assert result["versions"].keys() >= {"petsc", "petsc4py", "numpy", "python"}
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(folder / "result.json")
+    assert json.loads(lines[-1]) == result
+    assert len(lines) == 2  # one rank speaks
+    assert done.stderr.count("step 0") == 1
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert not list(folder.glob(".*"))  # nothing unfinished
+
+
+@petsc
+def test_two_ranks_find_what_one_finds(alone, together):
+    (one, first), (two, second) = io.load_chain(alone[0]), io.load_chain(together[0])
+    assert first.shape == (44944, 2)
+    assert first.dtype == np.complex128
+    assert one["parameters"] == pytest.approx(two["parameters"], abs=1e-13)
+    assert abs(complex_of(one["eigenvalue"]) - complex_of(two["eigenvalue"])) < 1e-12
+    assert np.linalg.norm(first - second, axis=0) == pytest.approx([0, 0], abs=1e-9)
+    assert one["vector_norms"] == pytest.approx(np.linalg.norm(first, axis=0), rel=1e-12)
+
+
+@petsc
+def test_chain_near_the_point_is_second_order(tmp_path):
+    """From 1e-4 beside the exceptional point, its eigenvalue to about the square of that."""
+    done = run("example", "resonators", "--out", tmp_path / "r", "--parameters", "-0.1243+0.2748i")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "r" / "result.json").read_text())
+    assert (result["mode"], result["order"]) == ("chain", 2)
+    assert abs(complex_of(result["eigenvalue"]) - (7.604797839043 - 0.208653421906j)) < 1e-8
+    assert complex_of(result["parameters"][0]) == -0.1243 + 0.2748j
+    there = complex_of(result["parameters"][0]) + complex_of(result["step"][0])
+    assert abs(there - (-0.1242688633583 + 0.2747672294421j)) < 1e-8
+
+
+def test_without_petsc_one_process_uses_scipy(tmp_path):
+    code = "import sys; sys.modules['petsc4py'] = None; from jordan_dist.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run("example", "waveguides", "--ep", "--out", tmp_path / "w", code=code)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "w" / "result.json").read_text())
+    assert result["backend"] == "scipy"
+    assert result["parameters"][0] == pytest.approx(0.0051183567223, abs=1e-12)
+    assert np.load(tmp_path / "w" / "chain.npy").shape == (44944, 2)
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [(0, True), (1, False)])
+def test_without_petsc_several_processes_are_refused(tmp_path, rank, speaks):
+    code = "import sys; sys.modules['petsc4py'] = None; from jordan_dist.cli import main; sys.exit(main(sys.argv[1:]))"
+    launched = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": str(rank)}
+    done = run("example", "waveguides", "--out", tmp_path / "w", code=code, **launched)
+    assert done.returncode == 2
+    assert ('pip install "dynamo-jordan[petsc]"' in done.stderr) == speaks
+    assert speaks or done.stderr == ""
+    assert not (tmp_path / "w").exists()
+
+
+def test_without_matplotlib_there_is_no_page_and_a_word_about_it(tmp_path):
+    code = "import sys; sys.modules['matplotlib'] = None; from jordan_dist.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = run("example", "waveguides", "--out", tmp_path / "w", code=code)
+    assert done.returncode == 0, done.stderr
+    assert 'pip install "dynamo-jordan[report]"' in done.stderr
+    assert (tmp_path / "w" / "result.json").exists()
+    assert not (tmp_path / "w" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["example", "lasers", "--out", "{out}"], "unknown example 'lasers': the examples are waveguides, resonators, three-waveguides"),
+        (["example", "waveguides"], "--out"),
+        (["example", "waveguides", "--out", "{out}", "--parameters", "fast"], "--parameters 'fast': numbers separated by commas"),
+        (["example", "waveguides", "--out", "{out}", "--parameters", "1,2"], "waveguides has 1 finite parameter(s): gamma"),
+        (["example", "waveguides", "--out", "{out}", "--parameters", "nan"], "waveguides has 1 finite parameter(s)"),
+        (["example", "waveguides", "--out", "{out}", "--refine", "0"], "refine must be at least 1"),
+        (["example", "waveguides", "--out", "{out}", "--fast"], "unrecognized arguments: --fast"),
+        (["example", "waveguides", "--out", "/dev/null/run"], "--out /dev/null/run"),
+        (["report", "{out}"], "holds no jordan-dist run"),
+        (["solve"], "invalid choice: 'solve'"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(words, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    status = main([w.format(out=out) for w in words])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert message in captured.err
+    assert captured.err.startswith("jordan-dist: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not out.exists()
+
+
+@petsc
+def test_bad_input_under_mpirun_is_said_once(tmp_path):
+    done = run("example", "lasers", "--out", tmp_path / "x", launcher=MPIRUN)
+    assert done.returncode == 2
+    assert done.stderr.count("unknown example") == 1
+
+
+@petsc
+def test_real_scalars_are_refused(tmp_path, capsys, monkeypatch):
+    from jordan_dist.backends import petsc as backend
+
+    monkeypatch.setattr(backend.PETSc, "ScalarType", np.float64)
+    assert main(["example", "waveguides", "--out", str(tmp_path / "x")]) == 2
+    assert "built with real scalars" in capsys.readouterr().err
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_another_run_is_kept_unless_overwrite(alone, capsys, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in alone[0].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "notes.txt").write_text("mine")
+    before = contents(folder)
+    assert main(["example", "waveguides", "--out", str(folder)]) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert main(["example", "waveguides", "--out", str(folder), "--overwrite", "--parameters", "x"]) == 2
+    assert contents(folder) == before
+    assert main(["example", "waveguides", "--out", str(folder), "--overwrite"]) == 0
+    assert json.loads((folder / "result.json").read_text())["mode"] == "chain"
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert set(contents(folder)) == set(before)
+
+
+@pytest.mark.parametrize("name", ["result.json", "chain.npy"])
+def test_files_of_others_are_never_replaced(name, capsys, tmp_path):
+    (tmp_path / name).write_text("{}")
+    assert main(["example", "waveguides", "--out", str(tmp_path), "--overwrite"]) == 2
+    assert f"holds {name} that no jordan-dist run wrote" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_no_convergence_is_status_1_with_the_reason(tmp_path, capsys, monkeypatch):
+    from jordan_dist import cli, subspace
+
+    monkeypatch.setattr(subspace, "EPS", 1e-40)  # an accuracy that no iteration reaches
+    assert cli.main(["example", "waveguides", "--ep", "--out", str(tmp_path / "w")]) == 1
+    assert "not converged: the subspace of the 2 eigenvalues" in capsys.readouterr().err
+    assert not (tmp_path / "w" / "result.json").exists()
+
+
+@petsc
+def test_a_rank_that_fails_ends_all_ranks(tmp_path):
+    code = """
+import sys
+from mpi4py import MPI
+from jordan_dist import cli, io
+if MPI.COMM_WORLD.rank == 1:
+    def broken(*_):
+        raise OSError("the disk of rank 1 is full")
+    io.write_chain = broken
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    done = run("example", "waveguides", "--out", tmp_path / "w", launcher=MPIRUN, code=code)
+    assert done.returncode != 0
+    assert "rank 1 failed" in done.stderr
+    assert "the disk of rank 1 is full" in done.stderr
+    assert not (tmp_path / "w" / "result.json").exists()
+
+
+def test_interrupt_is_status_130(tmp_path):
+    words = [sys.executable, "-m", "jordan_dist.cli", "example", "resonators", "--refine", "2", "--ep", "--out", str(tmp_path / "r")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        for line in process.stderr:
+            if "assembled" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert "jordan-dist: interrupted" in rest
+    assert not (tmp_path / "r" / "result.json").exists()
+
+
+def test_help_has_an_example(capsys):
+    for words in (["--help"], ["example", "--help"], ["report", "--help"]):
+        assert main(words) == 0
+        assert "jordan-dist example waveguides --ep --out" in capsys.readouterr().out
+
+
+def test_all_flags():
+    commands = next(a for a in parser()._actions if a.dest == "command").choices
+    flags = {name: sorted(f for a in p._actions for f in a.option_strings) for name, p in commands.items()}
+    assert flags == {
+        "example": ["--ep", "--help", "--json", "--out", "--overwrite", "--parameters", "--refine", "-h"],
+        "report": ["--help", "-h"],
+    }
+
+
+def test_page_is_written_again(alone, tmp_path, capsys):
+    folder = alone[0]
+    before = (folder / "report.html").read_bytes()
+    (folder / "report.html").unlink()
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    assert len((folder / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.01)

@@ -1,0 +1,258 @@
+"""The PETSc backend on any number of ranks against known numbers and against the scipy backend. Collective: all ranks run all of it."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from jordan_dist import AffineFamily, NotConvergedError, find_exceptional_point, io, jordan_chain
+from jordan_dist.backends import BlockVectors
+from jordan_dist.problems import destroy, problem
+
+pytestmark = pytest.mark.mpi
+TARGET = 0.8 + 0.2j
+
+
+@pytest.fixture
+def block(world):
+    """A backend's vectors of uneven length: the last rank owns everything that the others leave, rank 0 one row."""
+    n = 37
+    edges = [0, *(min(1 + 2 * r, n) for r in range(world.size - 1)), n]
+    return BlockVectors(n, edges[world.rank], edges[world.rank + 1], world)
+
+
+def whole(block, X):
+    return np.vstack(block.comm.allgather(X))
+
+
+def test_random_block_does_not_depend_on_the_ranks(block):
+    assert np.array_equal(whole(block, block.random_block(3)), BlockVectors(37, 0, 37).random_block(3))
+    assert not np.array_equal(block.random_block(3, seed=1), block.random_block(3, seed=2))
+
+
+def test_block_arithmetic(block):
+    X, Y = block.random_block(3), block.random_block(3, seed=5)
+    X_whole, Y_whole = whole(block, X), whole(block, Y)
+    assert block.inner(X, Y) == pytest.approx(X_whole.conj().T @ Y_whole, abs=1e-14)
+    assert block.norm(X) == pytest.approx(np.linalg.norm(X_whole))
+    Q, R = block.qr(X)
+    Q_whole = whole(block, Q)
+    assert Q_whole @ R == pytest.approx(X_whole, abs=1e-14)
+    assert Q_whole.conj().T @ Q_whole == pytest.approx(np.eye(3), abs=1e-14)
+
+
+def test_pivot_is_the_first_large_component(block):
+    x = np.linspace(0, 1, 37) * np.exp(1j * np.arange(37))
+    first = np.flatnonzero(np.abs(x) >= 0.5)[0]
+    assert block.pivot(x[block.start : block.stop]) == x[first]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "eigenvalue"),
+    [
+        ("waveguides", [0.0051183567223], 35.331376319721),
+        ("resonators", [-0.1242688633583 + 0.2747672294421j], 7.604797839043 - 0.208653421906j),
+        ("three-waveguides", [0.0072804509204, 0.0002100387072], 35.330739815332),
+    ],
+)
+def test_known_points(world, name, parameters, eigenvalue):
+    p = problem(name)
+    family = p.family(world)
+    ep = find_exceptional_point(family, p.start, target=p.target, size=p.size)
+    assert ep.parameters == pytest.approx(np.array(parameters), abs=1e-11)
+    assert abs(ep.chain.eigenvalue - eigenvalue) < 1e-11
+    assert ep.chain.subspace_residual < 1e-11
+    assert max(ep.chain.chain_residuals) < 1e-11
+    assert ep.chain.cost.factorizations == 1
+    assert len(set(world.allgather(ep.chain.eigenvalue))) == 1  # the same bits everywhere
+    destroy(family.A0, *family.dA, family.B0, *family.dB, ep.chain.vectors, ep.chain.left_vectors)
+
+
+@pytest.mark.slow
+def test_refined_resonators(world):
+    p = problem("resonators", refine=2)
+    family = p.family(world)
+    ep = find_exceptional_point(family, p.start, target=p.target)
+    assert p.n == 424**2
+    assert abs(ep.parameters[0] - (-0.125314533312 + 0.276155767794j)) < 1e-10
+    assert abs(ep.chain.eigenvalue - (7.627528817587 - 0.210924553594j)) < 1e-10
+    assert ep.chain.cost.factorizations == 1
+    destroy(family.A0, *family.dA, family.B0, *family.dB, ep.chain.vectors, ep.chain.left_vectors)
+
+
+def test_assembly_does_not_depend_on_the_ranks(world):
+    p = problem("resonators")
+    for mat, rows in zip((p.family(world).A0, p.family(world).B0), (p.A0, p.B0), strict=True):
+        start, stop = mat.getOwnershipRange()
+        indptr, indices, data = mat.getValuesCSR()
+        mine = scipy.sparse.csr_array((data, indices, indptr), shape=(stop - start, p.n))
+        assert abs(mine - rows(0, p.n)[start:stop]).max() == 0
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_whole_matrices_on_every_rank_agree_with_scipy(world, plant, symmetric):
+    planted = plant(symmetric=symmetric)
+    A, B = planted.at(1e-4)
+    derivatives = {"dA": planted.dA, "dB": planted.dB}
+    for more in ({}, derivatives):
+        alone = jordan_chain(A, B, target=TARGET, **more)
+        together = jordan_chain(A, B, target=TARGET, **more, comm=world)
+        assert isinstance(together.vectors, np.ndarray)
+        assert together.eigenvalue == pytest.approx(alone.eigenvalue, abs=1e-12)
+        assert together.vectors == pytest.approx(alone.vectors, abs=1e-10)
+        assert together.left_vectors == pytest.approx(alone.left_vectors, abs=1e-10)
+        assert together.singular_values == pytest.approx(alone.singular_values, abs=1e-12)
+        assert together.gap == pytest.approx(alone.gap, rel=1e-3)
+        assert (together.verdict, together.order) == (alone.verdict, alone.order)
+
+
+def test_distributed_matrices_agree_with_scipy(world, plant):
+    from jordan_dist.backends.petsc import matrix_from_rows, owned_rows
+
+    A, B = plant().at(1e-4)
+    start, stop = owned_rows(80, world)
+    mats = [matrix_from_rows(scipy.sparse.csr_array(M[start:stop]), 80, world) for M in (A, B)]
+    alone, together = jordan_chain(A, B, target=TARGET), jordan_chain(*mats, target=TARGET)
+    X, first, n = io.local_block(together.vectors)
+    assert (first, n, X.shape) == (start, 80, (stop - start, 2))
+    assert X == pytest.approx(alone.vectors[start:stop], abs=1e-10)
+    W = io.local_block(together.left_vectors)[0]
+    assert W == pytest.approx(alone.left_vectors[start:stop], abs=1e-10)
+    assert np.abs(mats[0].norm() - np.linalg.norm(A)) < 1e-10  # the user's matrices are as they were
+    destroy(*mats, together.vectors, together.left_vectors)
+
+
+def test_planted_point_of_a_general_pencil(world, plant):
+    planted = plant()
+    family = AffineFamily(planted.A0, planted.dA, planted.B0, planted.dB)
+    ep = find_exceptional_point(family, 0.01 + 0.01j, target=TARGET, comm=world)
+    assert abs(ep.parameters[0]) < 1e-12
+    assert planted.errors(ep.chain.vectors).max() < 1e-10
+
+
+@pytest.mark.parametrize("library", ["mumps", "petsc"])
+def test_both_factorizations(world, plant, library, monkeypatch):
+    """Which one is used depends on size and ranks only; both must serve."""
+    from jordan_dist.backends import petsc
+
+    if library == "petsc" and world.size > 1:
+        pytest.skip("PETSc's own factorizations run on one rank")
+    monkeypatch.setattr(petsc, "LARGEST_FOR_PETSC_LU", 10**9 if library == "petsc" else 0)
+    for symmetric in (False, True):
+        planted = plant(symmetric=symmetric)
+        chain = jordan_chain(planted.A0, planted.B0, target=TARGET, comm=world)
+        assert abs(chain.eigenvalue - planted.eigenvalue) < 1e-12
+        assert planted.errors(chain.vectors).max() < 1e-11
+
+
+def test_shift_on_the_eigenvalue(world, plant):
+    planted = plant()
+    chain = jordan_chain(planted.A0, planted.B0, target=planted.eigenvalue, comm=world)
+    assert abs(chain.eigenvalue - planted.eigenvalue) < 1e-12
+
+
+def test_options_of_the_user_win(world, plant):
+    from petsc4py import PETSc
+
+    planted, options = plant(), PETSc.Options()
+    options["jordan_pc_type"] = "jacobi"
+    try:
+        with pytest.raises(ValueError, match="jordan_pc_type must be lu or cholesky, not jacobi"):
+            jordan_chain(planted.A0, planted.B0, target=TARGET, comm=world)
+    finally:
+        options.delValue("jordan_pc_type")
+    options["jordan_pc_factor_mat_solver_type"] = "mumps"
+    options["jordan_mat_mumps_icntl_7"] = 0
+    try:
+        chain = jordan_chain(planted.A0, planted.B0, target=TARGET, comm=world)
+        assert abs(chain.eigenvalue - planted.eigenvalue) < 1e-12
+    finally:
+        options.delValue("jordan_pc_factor_mat_solver_type")
+        options.delValue("jordan_mat_mumps_icntl_7")
+
+
+def test_fewer_rows_than_ranks_want(world):
+    A = np.array([[2.0, 1.0, 0], [0, 2.0, 0], [0, 0, 5.0]])
+    chain = jordan_chain(A, target=1.9, comm=world)
+    assert chain.eigenvalue == pytest.approx(2, abs=1e-13)
+    assert np.abs(chain.vectors) == pytest.approx(np.eye(3, 2), abs=1e-12)
+
+
+def test_chain_file_is_written_by_all_ranks(world, shared_folder):
+    from jordan_dist.backends.petsc import owned_rows
+
+    n = 101
+    start, stop = owned_rows(n, world)
+    expected = BlockVectors(n, 0, n).random_block(2)
+    path = shared_folder / "chain.npy"
+    if world.rank == 0:
+        path.write_bytes(b"x" * 10_000)  # longer than the new file
+    world.Barrier()
+
+    class Columns:  # what a dense PETSc matrix offers
+        def getDenseArray(self):
+            return expected[start:stop]
+
+        def getOwnershipRange(self):
+            return start, stop
+
+        def getSize(self):
+            return n, 2
+
+    io.write_chain(path, Columns(), world)
+    world.Barrier()
+    assert np.array_equal(np.load(path), expected)
+
+
+def test_mode_pictures(world):
+    from jordan_dist.backends.petsc import owned_rows
+
+    p = problem("waveguides", refine=2)
+    field = np.random.default_rng(0).standard_normal((p.cells, p.cells)) + 0j
+    start, stop = owned_rows(p.n, world)
+
+    class Columns:
+        def getDenseArray(self):
+            return field.reshape(-1, 1)[start:stop]
+
+        def getOwnershipRange(self):
+            return start, stop
+
+        def getSize(self):
+            return p.n, 1
+
+    pictures = io.mode_pictures(Columns(), p.cells, world)
+    if world.rank == 0:
+        expected = np.sqrt((np.abs(field) ** 2).reshape(212, 2, 212, 2).mean(axis=(1, 3)))
+        assert pictures.shape == (1, 212, 212)
+        assert pictures[0] == pytest.approx(expected, rel=1e-12)
+    else:
+        assert pictures is None
+
+
+def test_errors_are_raised_on_every_rank(world):
+    A = np.diag(2.0 + np.exp(2j * np.pi * np.arange(120) / 120))
+    A[0, 5] = 0.5
+    with pytest.raises(NotConvergedError):
+        jordan_chain(A, target=2.0, comm=world)
+    with pytest.raises(ValueError, match="B is of size 4"):
+        jordan_chain(A, np.eye(4), target=2.0, comm=world)
+
+
+def test_wrong_communicator(world):
+    from mpi4py import MPI
+    from petsc4py import PETSc
+
+    mat = PETSc.Mat().createAIJ((8, 8), nnz=1, comm=MPI.COMM_SELF)
+    mat.assemble()
+    if world.size > 1:
+        with pytest.raises(ValueError, match="comm is not the communicator of A"):
+            jordan_chain(mat, target=1.0, comm=world)
+    mat.destroy()
+
+
+def test_real_scalars_are_refused(world, monkeypatch):
+    from jordan_dist.backends import petsc
+
+    monkeypatch.setattr(petsc.PETSc, "ScalarType", np.float64)
+    with pytest.raises(ValueError, match="built with real scalars"):
+        jordan_chain(np.eye(5), target=1.0, comm=world)
