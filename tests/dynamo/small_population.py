@@ -13,7 +13,7 @@ def make_specs(data, *, networks=2, samples=256, **fields):
             specs.append(
                 NetworkSpec(
                     id=f"{labels} {cell} #{number}", group=f"{labels} {cell}", computation=labels, architecture=architecture,
-                    labels=labels, seed=len(specs), samples=samples, **{"batch": 32, **fields},
+                    labels=labels, seed=len(specs), samples=samples, **{"batch": 32, "epochs": 6, "learning_rate": 1e-2, **fields},
                 )
             )  # fmt: skip
     return specs

@@ -1,0 +1,292 @@
+"""The meta-model against torch's GRU and plain numpy; shards against the whole; killed and resumed against undisturbed."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from dynamo_dist import InputError, MetaModel, MetaModelConfig
+from dynamo_dist.metamodel import checkpoint, loss
+from dynamo_dist.metamodel.model import Cohort, Dynamics, Private
+from dynamo_dist.metamodel.training import Alone, Diverged, Shard, TrainingJob, partition, train_shard
+
+CONFIG = MetaModelConfig(dimensions=3, hidden=8, embedding=4, steps=20, batch=6, checkpoint_every=8)
+
+
+class Threads:
+    """A group of workers that are threads of this process."""
+
+    def __init__(self, size):
+        self.size, self._barrier, self._box = size, threading.Barrier(size, timeout=60), [None] * size
+
+    def member(self, rank):
+        group = self
+
+        class Member:
+            def __init__(self):
+                self.rank, self.size = rank, group.size
+
+            def barrier(self):
+                group._barrier.wait()
+
+            def sum_(self, tensor):
+                group._box[rank] = tensor.clone()
+                self.barrier()
+                tensor.copy_(sum(group._box))
+                self.barrier()
+
+            def share(self, text):
+                group._box[rank] = text
+                self.barrier()
+                text = group._box[0]
+                self.barrier()
+                return text
+
+        return Member()
+
+    def run(self, function):
+        results, errors = [None] * self.size, []
+
+        def work(rank):
+            try:
+                results[rank] = function(self.member(rank))
+            except BaseException as error:
+                errors.append(error)
+                self._barrier.abort()
+
+        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(self.size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+        return results
+
+
+def job(population, out, config=CONFIG, **fields):
+    MetaModel.prepare(out, population, config)
+    return TrainingJob(population=str(population.path), out=str(out), config=config, dtype="float64", **fields)
+
+
+def tensors_of(out, config=CONFIG):
+    folder = checkpoint.step_path(out, config.steps)
+    meta = MetaModel.open(out)
+    tensors = {**checkpoint.read_shared(folder), **checkpoint.read_private(folder, meta.network_ids)}
+    return {name: tensor.clone() for name, tensor in tensors.items()}  # copies: the files are mapped, and tests damage them
+
+
+def dynamics(config, vocabulary=7, classes=3):
+    return Dynamics(vocabulary=vocabulary, classes=classes, config=config, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("vocabulary", [7, 300])
+def test_dynamics_is_torchs_gru_on_tokens_concatenated_with_theta(vocabulary):
+    ours = dynamics(CONFIG, vocabulary)
+    torch.nn.init.normal_(ours.initial_state)
+    theirs = torch.nn.GRU(CONFIG.embedding + CONFIG.dimensions, CONFIG.hidden, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(torch.cat([ours.w_input, ours.w_theta]).T)
+        theirs.weight_hh_l0.copy_(ours.w_recurrent.T)
+        theirs.bias_ih_l0.copy_(ours.b_input)
+        theirs.bias_hh_l0.copy_(torch.cat([torch.zeros(2 * CONFIG.hidden, dtype=torch.float64), ours.b_candidate]))
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    tokens, lengths = torch.randint(0, vocabulary, (5, 9), generator=generator), torch.tensor([9, 1, 4, 8, 2])
+    h_TMBK, logits_MBC = ours(theta, tokens, lengths)
+    for m in range(4):
+        x_TBF = torch.cat([ours.embedding[tokens.T], theta[m].expand(9, 5, 3)], dim=-1)
+        h_TBK, _ = theirs(x_TBF, ours.initial_state.expand(1, 5, -1).contiguous())
+        assert torch.allclose(h_TMBK[:, m], h_TBK, rtol=0, atol=1e-13)
+        last = torch.stack([h_TBK[lengths[b] - 1, b] for b in range(5)])
+        assert torch.allclose(logits_MBC[m], last @ ours.w_readout + ours.b_readout, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("hidden_scale", ["variance", "dim", "none"])
+@pytest.mark.parametrize("burn_in", [0, 2])
+def test_loss_is_the_specified_one_in_plain_numpy(population, hidden_scale, burn_in):
+    config = dataclasses.replace(CONFIG, hidden_scale=hidden_scale, burn_in=burn_in)
+    shard = Shard(population, population.network_ids, config, networks=6, dtype=torch.float64)
+    torch.nn.init.normal_(shard.private.theta)
+    hidden_M, output_M = (term.detach().numpy() for term in shard.losses(0))
+    from dynamo_dist.metamodel.training import VARIANCE_SEQUENCES, batch_index
+
+    data = population.data.meta
+    part, first = data.select(batch_index(config, 0, len(data))), data.select(torch.arange(min(VARIANCE_SEQUENCES, len(data))))
+    position = 0
+    for cohort, weight, bias in zip(shard.private.cohorts, shard.private.weight, shard.private.bias, strict=True):
+        for row, id in enumerate(cohort.ids):
+            module = population.network(id).double()
+            with torch.no_grad():
+                h_BTH, logits = (x.numpy() for x in module(part.tokens_NT, part.lengths_N))
+                states, meta_logits = shard.dynamics(shard.private.theta[position : position + 1], part.tokens_NT, part.lengths_N)
+                all_h, _ = module(first.tokens_NT, first.lengths_N)
+            valid = np.concatenate([all_h[b, : first.lengths_N[b]].numpy() for b in range(len(first))])
+            scale = {"variance": valid.var(axis=0).mean() * cohort.hidden, "dim": cohort.hidden, "none": 1.0}[hidden_scale]
+            errors = []
+            for b in range(len(part)):
+                for t in range(burn_in, part.lengths_N[b]):
+                    mapped = states[t, 0, b].numpy() @ weight[row].detach().numpy() + bias[row, 0].detach().numpy()
+                    errors.append(((mapped - h_BTH[b, t]) ** 2).sum() / scale)
+            assert hidden_M[position] == pytest.approx(np.mean(errors), rel=1e-10)
+
+            def log_softmax(x):
+                return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+            base, meta = log_softmax(logits), log_softmax(meta_logits[0].numpy())
+            assert output_M[position] == pytest.approx((np.exp(base) * (base - meta)).sum(axis=-1).mean(), rel=1e-9)
+            position += 1
+
+
+def test_padding_does_not_count():
+    mask = loss.valid_steps(torch.tensor([3, 1]), 4).view(4, 2)
+    assert mask.tolist() == [[True, True], [True, False], [True, False], [False, False]]
+    assert loss.valid_steps(torch.tensor([3, 1]), 4, burn_in=1).view(4, 2).sum() == 2
+
+
+@pytest.mark.parametrize("workers", [2, 4])  # 4 workers for 6 networks: unequal shards
+def test_shards_have_the_gradient_of_the_whole(population, workers):
+    whole = Shard(population, population.network_ids, CONFIG, networks=6, dtype=torch.float64)
+    torch.nn.init.constant_(whole.private.theta, 0.3)
+    whole_terms = whole.backward(0, Alone())
+    shards = partition(population, workers)
+    assert sorted(id for ids in shards for id in ids) == sorted(population.network_ids)
+
+    def work(group):
+        shard = Shard(population, shards[group.rank], CONFIG, networks=6, dtype=torch.float64)
+        torch.nn.init.constant_(shard.private.theta, 0.3)
+        return shard, shard.backward(0, group)
+
+    for shard, terms in Threads(workers).run(work):
+        # Sums of 6 networks in another order.
+        assert torch.allclose(terms, whole_terms, rtol=1e-13, atol=0)
+        for ours, theirs in zip(shard.shared, whole.shared, strict=True):
+            assert (ours.grad - theirs.grad).norm() <= 1e-13 * theirs.grad.norm()
+        rows = [whole.private.ids.index(id) for id in shard.private.ids]
+        assert (shard.private.theta.grad - whole.private.theta.grad[rows]).norm() <= 1e-13 * whole.private.theta.grad[rows].norm()
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_shards_train_to_the_parameters_of_the_whole(population, tmp_path, workers):
+    train_shard(job(population, tmp_path / "whole"), group=Alone())
+    sharded = job(population, tmp_path / "sharded")
+    Threads(workers).run(lambda group: train_shard(sharded, group=group))
+    whole, parts = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "sharded")
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        if "mean." not in name and "square." not in name:
+            assert (parts[name] - whole[name]).norm() <= 1e-9 * whole[name].norm().clamp(min=1e-3), name
+
+
+@pytest.mark.parametrize("killed_after", [3, 8, 15])  # before, at, and between commits
+def test_killed_and_resumed_is_bitwise_the_undisturbed_run(population, tmp_path, killed_after):
+    train_shard(job(population, tmp_path / "whole"), group=Alone())
+
+    class Killed(Exception):
+        pass
+
+    def kill(step):
+        if step == killed_after:
+            raise Killed
+
+    resumed = job(population, tmp_path / "resumed")
+    with pytest.raises(Killed):
+        train_shard(resumed, group=Alone(), after_step=kill)
+    with pytest.raises(InputError, match="not trained to its last step yet; continue the run with --resume"):
+        MetaModel.open(tmp_path / "resumed")
+    train_shard(resumed, group=Alone())
+    whole, again = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "resumed")
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    steps = [line["step"] for line in checkpoint_record(tmp_path / "resumed")]
+    assert steps == sorted(set(steps)) and steps[-1] == CONFIG.steps
+
+
+def checkpoint_record(out):
+    from dynamo_dist.commit import read_lines
+    from dynamo_dist.metamodel.training import PROGRESS
+
+    return read_lines(out / PROGRESS)
+
+
+def test_a_run_resumes_on_another_number_of_workers(population, tmp_path):
+    train_shard(job(population, tmp_path / "whole"), group=Alone())
+
+    class Killed(Exception):
+        pass
+
+    def kill(step):
+        if step == 10:
+            raise Killed
+
+    moved = job(population, tmp_path / "moved")
+    with pytest.raises(Killed):
+        Threads(3).run(lambda group: train_shard(moved, group=group, after_step=kill))
+    Threads(2).run(lambda group: train_shard(moved, group=group))
+    whole, again = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "moved")
+    assert whole.keys() == again.keys()
+    for name in whole:
+        if "mean." not in name and "square." not in name:
+            assert (again[name] - whole[name]).norm() <= 1e-9 * whole[name].norm().clamp(min=1e-3), name
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(population, tmp_path):
+    train_shard(job(population, tmp_path), group=Alone())
+    steps = checkpoint.committed_steps(tmp_path)
+    assert len(steps) == 2 and steps[-1] == CONFIG.steps
+    undisturbed = tensors_of(tmp_path)
+    shared = checkpoint.step_path(tmp_path, CONFIG.steps) / "shared.safetensors"
+    content = bytearray(shared.read_bytes())
+    content[-1] ^= 1
+    shared.write_bytes(content)
+    assert checkpoint.newest_verified(tmp_path) == checkpoint.step_path(tmp_path, steps[0])
+    train_shard(job(population, tmp_path), group=Alone())
+    again = tensors_of(tmp_path)
+    assert all(torch.equal(undisturbed[name], again[name]) for name in undisturbed)
+
+
+def test_a_loss_that_turns_nan_stops_before_the_update(population, tmp_path):
+    config = dataclasses.replace(CONFIG, learning_rate=1e200, steps=30, checkpoint_every=1)
+    with pytest.raises(Diverged, match="not finite at step"):
+        train_shard(job(population, tmp_path, config), group=Alone())
+    folder = checkpoint.newest_verified(tmp_path)
+    assert folder is not None
+
+
+def test_initial_maps_do_not_depend_on_the_sharding():
+    def maps(cohorts):
+        private = Private([Cohort(ids=ids, hidden=4) for ids in cohorts], config=CONFIG, dtype=torch.float64)
+        return {id: row for cohort, weight in zip(private.cohorts, private.weight, strict=True) for id, row in zip(cohort.ids, weight, strict=True)}
+
+    one, two = maps([("a", "b", "c")]), maps([("c",), ("b", "a")])
+    assert all(torch.equal(one[id], two[id]) for id in "abc")
+    assert not torch.equal(one["a"], one["b"])
+
+
+def test_the_control_never_moves_theta(population, tmp_path):
+    train_shard(job(population, tmp_path, dataclasses.replace(CONFIG, use_theta=False)), group=Alone())
+    assert not MetaModel.open(tmp_path).embedding.any()
+
+
+def test_embedding_and_emulation_of_an_opened_meta_model(population, tmp_path):
+    train_shard(job(population, tmp_path), group=Alone())
+    meta = MetaModel.open(tmp_path)
+    assert meta.network_ids == population.network_ids
+    assert meta.embedding.shape == (6, 3) and meta.embedding.any()
+    test = population.data.test
+    h_BTK, logits_BC = meta.emulate(meta.embedding[2], test.tokens_NT[:5], test.lengths_N[:5])
+    h_PBTK, logits_PBC = meta.emulate(meta.embedding, test.tokens_NT[:5], test.lengths_N[:5])
+    assert h_BTK.shape == (5, test.tokens_NT.shape[1], 8) and logits_BC.shape == (5, 2)
+    assert torch.allclose(h_PBTK[2], h_BTK, rtol=0, atol=1e-13) and torch.allclose(logits_PBC[2], logits_BC, rtol=0, atol=1e-13)
+    weight, bias = meta.state_map(population.network_ids[4])
+    assert weight.shape == (8, 9) and bias.shape == (1, 9)
+
+
+def test_wrong_configurations_are_refused_with_the_field(population):
+    for field, value in (("dimensions", 0), ("hidden", -1), ("hidden_scale", "sd")):
+        with pytest.raises(InputError, match=f"MetaModelConfig.{field}={value!r}"):
+            dataclasses.replace(CONFIG, **{field: value})
+    with pytest.raises(InputError, match="7 workers for 6 networks"):
+        partition(population, 7)
