@@ -45,7 +45,10 @@ command -v g++ >/dev/null || missing+=(g++)
 [ -n "${PETSC_DIR:-}" ] || ls /usr/lib/*/openblas-pthread/libopenblas.so.0 >/dev/null 2>&1 || missing+=(libopenblas0-pthread)
 
 python=${PYTHON:-python3}
-command -v "$python" >/dev/null || missing+=(python3)
+if ! command -v "$python" >/dev/null; then
+    [ "$python" = python3 ] || die "PYTHON=$python: no such interpreter; name one that is there, or leave PYTHON out"
+    missing+=(python3 python3-venv python3-dev)
+fi
 if [ "$(command -v "$python" || true)" = /usr/bin/python3 ]; then
     "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=(python3-dev)

@@ -82,7 +82,7 @@ def valence(*, size: str = "small", data: str | None = None) -> Recipe:
         raise InputError("the recipe valence makes its data in memory: leave --data out")
     # As many perfect integrators as leaky ones: where one computation has the majority, a meta-model without theta agrees with
     # most networks by siding with it, and the comparison with that control says little.
-    half = {"tiny": 2, "small": 12}[size]
+    half = {"tiny": 4, "small": 12}[size]
     task = {"tiny": ValenceTask(base=1280, meta=640, test=400, longest=20), "small": ValenceTask()}[size]
     steps = {"tiny": 100, "small": 1500}[size]
     return Recipe(

@@ -27,7 +27,7 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` of a finished run and return its path."""
     result = json.loads((folder / "result.json").read_text())
     path = folder / "report.html"
-    path.write_text(page(result["title"], [sections(folder)]))
+    path.write_text(page(f"dynamo-dist run {result['recipe']}", [sections(folder)]))
     return path
 
 

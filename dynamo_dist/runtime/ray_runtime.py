@@ -99,6 +99,8 @@ class RayRuntime:
     def __init__(self, workers: int, address: str | None = None) -> None:
         self.workers, self.address = workers, address
         self._pool: list[Any] = []
+        # A task is given out again by us, never by Ray: a poisonous one would take down the next actor unseen.
+        self._actor_class = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
 
     def __enter__(self) -> "RayRuntime":
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -127,10 +129,16 @@ class RayRuntime:
 
     def _actors(self, count: int) -> list[Any]:
         """At least `count` actors, up to one per worker. They are kept for the next stage: starting one takes seconds."""
-        actor_class = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0)(_Worker)
         while len(self._pool) < min(self.workers, count):
-            self._pool.append(actor_class.remote())
+            self._pool.append(self._actor_class.remote())
         return self._pool
+
+    def _replace(self, actor: Any) -> Any:
+        """A fresh actor for one that died. Ray's own restart would refuse calls until the process is back, and count as deaths
+        what are none; a fresh actor queues them."""
+        ray.kill(actor)
+        self._pool[self._pool.index(actor)] = fresh = self._actor_class.remote()
+        return fresh
 
     def _dismiss(self) -> None:
         """Free the actors' CPUs."""
@@ -150,15 +158,16 @@ class RayRuntime:
                     running[actor.call.remote(function, jobs[index])] = (actor, index)
                 (ready,), _ = ray.wait(list(running), num_returns=1)
                 actor, index = running.pop(ready)
-                idle.append(actor)
                 try:
                     result = ray.get(ready)
                 except (RayActorError, ActorUnavailableError) as error:
+                    idle.append(self._replace(actor))
                     if attempts[index] == ATTEMPTS:
                         raise LostWorker(f"job {index + 1} of {len(jobs)} lost its worker {ATTEMPTS} times: {error}") from None
                     say(f"a worker died; job {index + 1} of {len(jobs)} is tried again ({attempts[index] + 1} of {ATTEMPTS})")
                     waiting.append(index)
                     continue
+                idle.append(actor)
                 yield index, result
         finally:
             if running:  # an error or an interrupt: what still runs has no reader any more

@@ -1,0 +1,27 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set the machine up first (seconds when it is).
+.PHONY: setup demo test test-quick lint
+
+PYTHON := .venv/bin/python
+MPIRUN := mpirun --oversubscribe
+# Open MPI refuses root unless it is told twice.
+ifeq ($(shell id -u),0)
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+endif
+
+setup:
+	@bash cluster/setup.sh
+
+# The main job end to end, about 5 minutes: runs/demo/report.html
+demo: setup
+	@$(PYTHON) -m cluster demo --out runs/demo
+
+test: setup lint
+	$(PYTHON) -m pytest tests
+	OMP_NUM_THREADS=1 $(MPIRUN) -n 2 $(PYTHON) -m mpi4py -m pytest tests/jordan -m mpi -q -p no:cacheprovider
+
+test-quick: setup lint
+	$(PYTHON) -m pytest tests -m "not slow"
+
+lint:
+	@$(PYTHON) -m ruff check --quiet .
