@@ -25,7 +25,18 @@ def mpi_environment() -> dict[str, str]:
 def steps(out: Path, size: str) -> list[tuple[list[str], dict[str, str]]]:
     """The commands, with their environments, in order."""
     commands = Path(sys.executable).parent
-    population = [str(commands / "dynamo-dist"), "run", "valence", "--size", size, "--workers", "2", "--out", str(out / "valence"), "--overwrite"]
+    population = [
+        str(commands / "dynamo-dist"),
+        "run",
+        "valence",
+        "--size",
+        size,
+        "--workers",
+        "2",
+        "--out",
+        str(out / "valence"),
+        "--overwrite",
+    ]
     result = [(population, dict(os.environ))]
     for name in EXAMPLES:
         solve = [str(commands / "jordan-dist"), "example", name, "--ep", "--out", str(out / name), "--overwrite"]

@@ -38,8 +38,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, help="folder of the run")
     command.add_argument("--size", default="small", help="tiny (a smoke test, seconds) or small (2 cores, minutes); default small")
     command.add_argument("--data", help="folder of the data, where the recipe reads any")
-    command.add_argument("--workers", type=int, default=2, help="Ray workers with one CPU core each; 0: this process, without Ray; default 2")
-    command.add_argument("--address", help="a running Ray cluster, for example auto or 10.0.0.1:6379; default: a local one for this command")
+    command.add_argument(
+        "--workers", type=int, default=2, help="Ray workers with one CPU core each; 0: this process, without Ray; default 2"
+    )
+    command.add_argument(
+        "--address", help="a running Ray cluster, for example auto or 10.0.0.1:6379; default: a local one for this command"
+    )
     command.add_argument("--seeds", type=int, default=1, help="meta-models to train, seeds 0, 1, ...; default 1")
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
@@ -55,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("source", type=Path, help="the archive aclImdb_v1.tar.gz, or the folder aclImdb")
     command.add_argument("--out", type=Path, required=True, help="new folder for train.parquet and test.parquet")
 
-    command = commands.add_parser("report", help="write report.html of a finished run again", epilog="example: dynamo-dist report runs/valence")
+    command = commands.add_parser(
+        "report", help="write report.html of a finished run again", epilog="example: dynamo-dist report runs/valence"
+    )
     command.add_argument("folder", type=Path, help="folder of the run")
 
     commands.add_parser("recipes", help="list the recipes", epilog="example: dynamo-dist recipes")

@@ -79,13 +79,17 @@ def verify_folder(path: Path) -> None:
     """Raise `Corrupted`, naming the file, unless every file of the committed folder is what was committed."""
     manifest = path / MANIFEST
     if not manifest.exists():
-        raise Corrupted(f"{path} has no {MANIFEST}: it was never committed, or the manifest was removed; remove the folder and run with --resume")
+        raise Corrupted(
+            f"{path} has no {MANIFEST}: it was never committed, or the manifest was removed; remove the folder and run with --resume"
+        )
     for name, entry in json.loads(manifest.read_text())["files"].items():
         file = path / name
         if not file.exists():
             raise Corrupted(f"{file} is missing although it was committed; remove {path} and run with --resume to train it again")
         if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
-            raise Corrupted(f"{file} is not what was committed (size or SHA-256 differ); remove {path} and run with --resume to train it again")
+            raise Corrupted(
+                f"{file} is not what was committed (size or SHA-256 differ); remove {path} and run with --resume to train it again"
+            )
 
 
 def write_json(path: Path, value: object) -> None:
@@ -137,5 +141,7 @@ def read_lines(path: Path) -> list[dict]:
         except ValueError:
             if number == len(lines):
                 break
-            raise Corrupted(f"{path}, line {number} is not JSON: the journal was damaged; restore it, or start over with --overwrite") from None
+            raise Corrupted(
+                f"{path}, line {number} is not JSON: the journal was damaged; restore it, or start over with --overwrite"
+            ) from None
     return records

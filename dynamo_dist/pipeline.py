@@ -17,7 +17,6 @@ from dynamo_dist import analysis
 from dynamo_dist.analysis.averaging import accuracies_at, average_vectors, summarize
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, merge
 from dynamo_dist.commit import write_json
-from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel, MetaModelConfig
 from dynamo_dist.metamodel.training import PROGRESS, TrainingJob, partition
 from dynamo_dist.population import Population
@@ -191,7 +190,8 @@ def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scor
 
     def per_group(values: np.ndarray, member: np.ndarray) -> dict[str, Any]:
         return {
-            name: {"mean": float(values[member == name].mean()), "sd": float(values[member == name].std())} for name in dict.fromkeys(member.tolist())
+            name: {"mean": float(values[member == name].mean()), "sd": float(values[member == name].std())}
+            for name in dict.fromkeys(member.tolist())
         }
 
     def emulation(score: Emulation) -> dict[str, Any]:

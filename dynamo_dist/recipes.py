@@ -101,7 +101,9 @@ def valence(*, size: str = "small", data: str | None = None) -> Recipe:
 def imdb_amount(*, size: str = "small", data: str | None = None) -> Recipe:
     """GRUs trained on 100, 50 and 25 % of the labelled half of the IMDB reviews."""
     if data is None:
-        raise InputError("the recipe imdb-amount needs --data DIR with train.parquet and test.parquet; see `dynamo-dist import-data imdb --help`")
+        raise InputError(
+            "the recipe imdb-amount needs --data DIR with train.parquet and test.parquet; see `dynamo-dist import-data imdb --help`"
+        )
     each, hidden, epochs, batch = {"tiny": (1, 8, 1, 8), "small": (4, 48, 4, 32)}[size]
     task = TextTask(folder=data, **({"length": 20, "vocabulary": 200} if size == "tiny" else {}))
     meta = {
@@ -116,7 +118,11 @@ def imdb_amount(*, size: str = "small", data: str | None = None) -> Recipe:
         )  # fmt: skip
 
     return Recipe(
-        name="imdb-amount", title="IMDB reviews, by amount of training data", data=task, groups=(group(100), group(50), group(25)), meta=meta
+        name="imdb-amount",
+        title="IMDB reviews, by amount of training data",
+        data=task,
+        groups=(group(100), group(50), group(25)),
+        meta=meta,
     )
 
 

@@ -26,10 +26,14 @@ def claim(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
         there = json.loads(mark.read_text())
         if resume:
             if there != identity:
-                raise InputError(f"--out {out} holds another run ({there.get('name')}, or other settings): resume it with its own, or use another folder")
+                raise InputError(
+                    f"--out {out} holds another run ({there.get('name')}, or other settings): resume it with its own, or use another folder"
+                )
             return
         if not overwrite:
-            raise InputError(f"--out {out} already holds a run of {there.get('name')}: continue it with --resume, or replace it with --overwrite")
+            raise InputError(
+                f"--out {out} already holds a run of {there.get('name')}: continue it with --resume, or replace it with --overwrite"
+            )
         shutil.rmtree(out)
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out} is not empty and holds no run: choose another folder")

@@ -13,15 +13,15 @@ RANDOM_VECTORS = 8
 
 
 @torch.no_grad()
-def classes_at(meta: MetaModel, theta_PD: np.ndarray, data: Sequences, *, batch: int = 250) -> np.ndarray:
+def classes_at(meta: MetaModel, theta_PD: np.ndarray, data: Sequences) -> np.ndarray:
     """Class that the meta-model gives every sequence at every vector, int64 (P, N)."""
-    order = torch.argsort(data.lengths_N, stable=True)
-    parts = []
-    for index in order.split(batch):
+    parts, order = [], []
+    for index in meta.batches(data, len(theta_PD)):
+        order.append(index)
         part = data.select(index)
-        _, logits_PBC = meta.emulate(np.atleast_2d(theta_PD), part.tokens_NT, part.lengths_N)
+        _, logits_PBC = meta.emulate(theta_PD, part.tokens_NT, part.lengths_N)
         parts.append(logits_PBC.argmax(dim=-1))
-    return torch.cat(parts, dim=1)[:, torch.argsort(order)].numpy()
+    return torch.cat(parts, dim=1)[:, torch.argsort(torch.cat(order))].numpy()
 
 
 def accuracies_at(meta_path: str, theta_PD: np.ndarray) -> dict[str, list[float]]:

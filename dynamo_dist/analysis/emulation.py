@@ -47,7 +47,7 @@ class Emulation:
 
 
 @torch.no_grad()
-def emulate_shard(meta_path: str, ids: Sequence[str], *, batch: int = 250) -> Emulation:
+def emulate_shard(meta_path: str, ids: Sequence[str]) -> Emulation:
     """Scores of these networks on the whole test part. Moments are summed in float64."""
     meta = MetaModel.open(meta_path)
     test = meta.population.data.test
@@ -58,10 +58,9 @@ def emulate_shard(meta_path: str, ids: Sequence[str], *, batch: int = 250) -> Em
     sse, kl = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.float64)
     moments = [[torch.zeros((), dtype=torch.float64) for _ in range(2)] for _ in stacks]  # sum and sum of squares, per unit
     rows = 0
-    base_class, meta_class = [], []
-    # Sequences of like length together: less padding to compute. The order is put back at the end.
-    order = torch.argsort(test.lengths_N, stable=True)
-    for index in order.split(batch):
+    base_class, meta_class, order = [], [], []
+    for index in meta.batches(test, len(names)):
+        order.append(index)
         part = test.select(index)
         h_TMBK, meta_MBC = meta.dynamics(meta.theta(names), part.tokens_NT, part.lengths_N)
         time, networks, size, hidden = h_TMBK.shape
@@ -87,7 +86,7 @@ def emulate_shard(meta_path: str, ids: Sequence[str], *, batch: int = 250) -> Em
         base_class.append(base_MBC.argmax(dim=-1))
         meta_class.append(meta_MBC.argmax(dim=-1))
     sst = torch.cat([(square - total.square() / rows).sum(dim=1) for total, square in moments])
-    back = torch.argsort(order)
+    back = torch.argsort(torch.cat(order))  # into the order of the test part
     return Emulation(
         ids=names,
         hidden_r2=(1 - sse / sst).numpy(),

@@ -54,7 +54,9 @@ def import_imdb(source: str | Path, out: str | Path) -> dict[str, int]:
         rows[part].append((LABELS[label], name, content.decode("utf-8", errors="replace")))
     for part, reviews in rows.items():
         if not reviews:
-            raise InputError(f"{source} holds no {part} reviews (expected {part}/neg/*.txt and {part}/pos/*.txt): is it the official IMDB archive?")
+            raise InputError(
+                f"{source} holds no {part} reviews (expected {part}/neg/*.txt and {part}/pos/*.txt): is it the official IMDB archive?"
+            )
 
     def write(folder: Path) -> None:
         for part, reviews in rows.items():

@@ -55,10 +55,14 @@ def read_labelled(path: Path) -> tuple[list[str], np.ndarray]:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file (truncated or damaged: {str(error).splitlines()[0]}); copy or import it again") from None
+        raise InputError(
+            f"{path} is not a readable Parquet file (truncated or damaged: {str(error).splitlines()[0]}); copy or import it again"
+        ) from None
     missing = {"text", "label"} - set(table.column_names)
     if missing:
-        raise InputError(f"{path} has no column {' and '.join(sorted(missing))}: its columns are {', '.join(table.column_names)}; expected text and label")
+        raise InputError(
+            f"{path} has no column {' and '.join(sorted(missing))}: its columns are {', '.join(table.column_names)}; expected text and label"
+        )
     labels = table["label"].to_pylist()
     bad = next((row for row, label in enumerate(labels) if label not in (0, 1)), None)
     if bad is not None:
@@ -103,7 +107,9 @@ def make_text(task: TextTask) -> Dataset:
     for label in (0, 1):
         rows = rng.permutation(np.flatnonzero(train_labels == label))
         if len(rows) < 2:
-            raise InputError(f"{folder / 'train.parquet'}: {len(rows)} texts have the label {label}; both labels are needed, at least twice")
+            raise InputError(
+                f"{folder / 'train.parquet'}: {len(rows)} texts have the label {label}; both labels are needed, at least twice"
+            )
         base.append(rows[: (len(rows) + 1) // 2])
         meta.append(rows[(len(rows) + 1) // 2 :])
     train_words = [words(text) for text in train_texts]

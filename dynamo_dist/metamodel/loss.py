@@ -34,9 +34,11 @@ def hidden_error(mapped_MRH: Tensor, h_TMBH: Tensor, mask_R: Tensor, scale_M: Te
 
 def output_error(base_MBC: Tensor, meta_MBC: Tensor) -> Tensor:
     """KL(softmax base || softmax meta), mean over the batch, (M,)."""
-    return functional.kl_div(
-        meta_MBC.log_softmax(dim=-1), base_MBC.log_softmax(dim=-1), log_target=True, reduction="none"
-    ).sum(dim=-1).mean(dim=-1)
+    return (
+        functional.kl_div(meta_MBC.log_softmax(dim=-1), base_MBC.log_softmax(dim=-1), log_target=True, reduction="none")
+        .sum(dim=-1)
+        .mean(dim=-1)
+    )
 
 
 def hidden_scale(config: MetaModelConfig, variance_M: Tensor, hidden: int) -> Tensor:

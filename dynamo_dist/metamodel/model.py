@@ -29,7 +29,9 @@ class Dynamics(nn.Module):
         hidden = config.hidden
 
         def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape, dtype=torch.float64).uniform_(-(hidden**-0.5), hidden**-0.5, generator=generator).to(dtype))
+            return nn.Parameter(
+                torch.empty(shape, dtype=torch.float64).uniform_(-(hidden**-0.5), hidden**-0.5, generator=generator).to(dtype)
+            )
 
         blocks = [torch.linalg.qr(torch.randn(hidden, hidden, generator=generator, dtype=torch.float64))[0] for _ in range(3)]
         self.hidden = hidden

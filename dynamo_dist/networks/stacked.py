@@ -63,7 +63,9 @@ def _initial(architecture: Architecture, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     bound = architecture.hidden**-0.5
     return {
-        name: torch.randn(shape, generator=generator) if name == "embedding" else torch.empty(shape).uniform_(-bound, bound, generator=generator)
+        name: torch.randn(shape, generator=generator)
+        if name == "embedding"
+        else torch.empty(shape).uniform_(-bound, bound, generator=generator)
         for name, shape in architecture.shapes().items()
     }
 

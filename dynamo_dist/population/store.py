@@ -1,11 +1,11 @@
 """The store of a population: one folder.
 
-    population/
-      population.json          format, name of the data set's hash
-      data.safetensors         the data set, read by every actor from here
-      specs.parquet            one row per network: its specification
-      journal.jsonl            append-only, one line per committed chunk
-      chunks/<hash of specs>/  weights.safetensors, results.parquet, manifest.json
+population/
+  population.json          format, name of the data set's hash
+  data.safetensors         the data set, read by every actor from here
+  specs.parquet            one row per network: its specification
+  journal.jsonl            append-only, one line per committed chunk
+  chunks/<hash of specs>/  weights.safetensors, results.parquet, manifest.json
 """
 
 import dataclasses

@@ -35,7 +35,9 @@ def page(title: str, parts: list[str]) -> str:
     """A complete HTML document around fragments of HTML."""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}</style></head><body>\n<h1>{text(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<title>{text(title)}</title><style>{STYLE}</style></head><body>\n<h1>{text(title)}</h1>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
     )
 
 
@@ -135,7 +137,9 @@ def _accuracy(result: dict[str, Any], groups: list[str]) -> str:
         for name in groups
     ]
     across = [[name, percent(value)] for name, value in averaging["across"].items()]
-    drawn = [[name, percent(value["mean"]), percent(value["sd"]), percent(value["max"])] for name, value in averaging["random_theta"].items()]
+    drawn = [
+        [name, percent(value["mean"]), percent(value["sd"]), percent(value["max"])] for name, value in averaging["random_theta"].items()
+    ]
     return (
         table(["group", "base networks", "meta-model at theta", "meta-model at the group's mean vector"], rows)
         + table(["mean vector of two groups", "accuracy"], across)

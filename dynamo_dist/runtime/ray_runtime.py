@@ -107,7 +107,9 @@ class RayRuntime:
         if self.address is None:
             cores = len(os.sched_getaffinity(0))
             if self.workers > cores:
-                raise InputError(f"--workers {self.workers}: this machine has {cores} CPU cores; use at most {cores}, or --address of a cluster")
+                raise InputError(
+                    f"--workers {self.workers}: this machine has {cores} CPU cores; use at most {cores}, or --address of a cluster"
+                )
             if os.environ["RAY_AUTH_MODE"] == "token":
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             say(f"starting Ray on this machine, {cores} cores")

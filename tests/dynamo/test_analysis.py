@@ -76,7 +76,9 @@ def test_averages_are_the_means_of_groups_and_pairs(meta, population):
     for name, rows in groups.items():
         assert np.allclose(vectors["within", name], meta.embedding[rows].mean(axis=0))
     both = groups["perfect gru"], groups["perfect rnn"]
-    assert np.allclose(vectors["across", "perfect gru + perfect rnn"], np.mean([meta.embedding[rows].mean(axis=0) for rows in both], axis=0))
+    assert np.allclose(
+        vectors["across", "perfect gru + perfect rnn"], np.mean([meta.embedding[rows].mean(axis=0) for rows in both], axis=0)
+    )
     # Groups that learned different labels have no common average.
     assert [name for kind, name in vectors if kind == "across"] == ["perfect gru + perfect rnn"]
     result = average(meta)

@@ -85,7 +85,9 @@ def test_an_existing_run_is_neither_mixed_nor_lost(run, capsys):
     message = refused(capsys, "run", "valence", "--size", "tiny", "--workers", "0", "--out", run)
     assert "already holds a run of valence: continue it with --resume, or replace it with --overwrite" in message
     assert "holds another run" in refused(capsys, "run", "valence", "--workers", "0", "--out", run, "--resume")
-    assert "exclude each other" in refused(capsys, "run", "valence", "--size", "tiny", "--out", run, "--resume", "--overwrite", "--workers", "0")
+    assert "exclude each other" in refused(
+        capsys, "run", "valence", "--size", "tiny", "--out", run, "--resume", "--overwrite", "--workers", "0"
+    )
     assert snapshot(run) == before
 
 

@@ -258,7 +258,11 @@ def test_a_loss_that_turns_nan_stops_before_the_update(population, tmp_path):
 def test_initial_maps_do_not_depend_on_the_sharding():
     def maps(cohorts):
         private = Private([Cohort(ids=ids, hidden=4) for ids in cohorts], config=CONFIG, dtype=torch.float64)
-        return {id: row for cohort, weight in zip(private.cohorts, private.weight, strict=True) for id, row in zip(cohort.ids, weight, strict=True)}
+        return {
+            id: row
+            for cohort, weight in zip(private.cohorts, private.weight, strict=True)
+            for id, row in zip(cohort.ids, weight, strict=True)
+        }
 
     one, two = maps([("a", "b", "c")]), maps([("c",), ("b", "a")])
     assert all(torch.equal(one[id], two[id]) for id in "abc")

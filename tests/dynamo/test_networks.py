@@ -58,7 +58,7 @@ def test_initial_parameters_depend_on_the_own_seed_alone():
 
 
 def test_wrong_architecture_is_refused_with_the_field():
-    with pytest.raises(InputError, match="cell='lstn'.*gru, rnn"):
+    with pytest.raises(InputError, match=r"cell='lstn'.*gru, rnn"):
         Architecture(cell="lstn", hidden=4, embedding=3, vocabulary=6, classes=2)
     with pytest.raises(InputError, match="hidden=-4"):
         Architecture(cell="gru", hidden=-4, embedding=3, vocabulary=6, classes=2)

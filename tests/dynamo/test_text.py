@@ -88,7 +88,9 @@ def test_vocabulary_is_the_most_frequent_words_whatever_the_order():
 
 def test_reviews_become_ids_of_the_labelled_half(tmp_path):
     train = [(f"good word{i}", 1) for i in range(4)] + [(f"bad word{i}", 0) for i in range(4)]
-    data = make_text(TextTask(folder=str(data_folder(tmp_path / "d", train, [("good unseen bad " * 3, 1), ("", 0)])), vocabulary=50, length=4))
+    data = make_text(
+        TextTask(folder=str(data_folder(tmp_path / "d", train, [("good unseen bad " * 3, 1), ("", 0)])), vocabulary=50, length=4)
+    )
     assert len(data.base) == len(data.meta) == 4
     for part in (data.base, data.meta):
         assert part.labels["label"].double().mean() == 0.5  # each half has the same share of each label
