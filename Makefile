@@ -9,6 +9,9 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
+# One thread per process: tests, Ray workers and ranks share the cores.
+test test-quick: export OMP_NUM_THREADS := 1
+
 setup:
 	@bash cluster/setup.sh
 
@@ -18,7 +21,7 @@ demo: setup
 
 test: setup lint
 	$(PYTHON) -m pytest tests
-	OMP_NUM_THREADS=1 $(MPIRUN) -n 2 $(PYTHON) -m mpi4py -m pytest tests/jordan -m mpi -q -p no:cacheprovider
+	$(MPIRUN) -n 2 $(PYTHON) -m mpi4py -m pytest tests/jordan -m mpi -q -p no:cacheprovider
 
 test-quick: setup lint
 	$(PYTHON) -m pytest tests -m "not slow"

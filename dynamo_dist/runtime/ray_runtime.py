@@ -5,6 +5,8 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,9 +192,15 @@ class RayRuntime:
                 name=f"meta-{secrets.token_hex(4)}", storage_path=str(records), failure_config=FailureConfig(max_failures=2)
             ),
         )
+        interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit()
+        except SystemExit:
+            # Ray Train takes Ctrl-C for itself, aborts its workers, and exits.
+            raise KeyboardInterrupt from None
         finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, interrupt)
             shutil.rmtree(records, ignore_errors=True)
         for job in jobs:
             failure = Path(job.out) / FAILURE

@@ -172,19 +172,19 @@ def ray_processes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["population:", "workers are starting"])
+@pytest.mark.parametrize("when", ["population: 0/8 done", "meta-models: workers are starting", "(meta-0): step"])
 def test_interrupt_stops_workers_and_ray_and_the_run_can_be_resumed(tmp_path, when):
     before = ray_processes()
     out = tmp_path / "out"
     arguments = [COMMAND, "run", "valence", "--size", "tiny", "--workers", "2", "--out", str(out)]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    for line in process.stderr:
-        if when in line:
-            break
-    time.sleep(1)
-    os.kill(process.pid, signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(timeout=60) == 130
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        for line in process.stderr:
+            if when in line:
+                break
+        time.sleep(1)
+        os.kill(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
     assert "interrupted; what was committed is kept, continue with --resume" in rest and "Traceback" not in rest
     deadline = time.monotonic() + 30
     while ray_processes() - before and time.monotonic() < deadline:
