@@ -12,7 +12,7 @@ from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
 from dynamo_dist.pipeline import RESULT, run
 from dynamo_dist.progress import say
-from dynamo_dist.runfolder import claim
+from dynamo_dist.runfolder import check, claim
 from dynamo_dist.runtime import open_runtime
 
 
@@ -72,10 +72,12 @@ def _run(arguments: argparse.Namespace) -> None:
     recipe = recipes.recipe(arguments.recipe, size=arguments.size, data=arguments.data)
     if arguments.workers < 0 or arguments.seeds < 1:
         raise InputError(f"--workers {arguments.workers} --seeds {arguments.seeds}: expected at least 0 workers and 1 seed")
-    # Everything that can be refused is refused before the folder is touched.
+    identity = {"name": recipe.name, **recipes.identity(recipe)}
+    # Everything that can be refused is refused before Ray starts and before the folder is touched.
+    check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
     recipe.specs(recipe.make_data())
     with open_runtime(arguments.workers, arguments.address) as runtime:
-        claim(arguments.out, {"name": recipe.name, **recipes.identity(recipe)}, resume=arguments.resume, overwrite=arguments.overwrite)
+        claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
         result = run(recipe, arguments.out, runtime=runtime, seeds=arguments.seeds)
     _report(arguments.out)
     say(f"done in {result['seconds']['total']:.0f} s: {arguments.out / 'report.html'}")

@@ -10,13 +10,12 @@ from dynamo_dist.errors import InputError
 MARK = "run.json"
 
 
-def claim(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
-    """Make `out` the folder of the run `identity`, or raise `InputError` and leave it as it is.
+def check(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
+    """Raise `InputError`, and change nothing, unless `out` can become or is the folder of the run `identity`.
 
-    A new or empty folder is taken. A folder of a run is continued with `resume` if it is the same run, and emptied with
-    `overwrite`. Any other folder that is not empty is refused: what we did not write is not ours to remove.
+    A new or empty folder can. A folder of a run is continued with `resume` if it is the same run, and replaced with `overwrite`.
+    Any other folder that is not empty is refused: what we did not write is not ours to remove.
     """
-    identity = json.loads(json.dumps(identity))
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other: continue the run, or start it over")
     if out.exists() and not out.is_dir():
@@ -24,18 +23,24 @@ def claim(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
     mark = out / MARK
     if mark.exists():
         there = json.loads(mark.read_text())
-        if resume:
-            if there != identity:
-                raise InputError(
-                    f"--out {out} holds another run ({there.get('name')}, or other settings): resume it with its own, or use another folder"
-                )
-            return
-        if not overwrite:
+        if resume and there != json.loads(json.dumps(identity)):
+            raise InputError(
+                f"--out {out} holds another run ({there.get('name')}, or other settings): resume it with its own, or use another folder"
+            )
+        if not resume and not overwrite:
             raise InputError(
                 f"--out {out} already holds a run of {there.get('name')}: continue it with --resume, or replace it with --overwrite"
             )
-        shutil.rmtree(out)
     elif out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out} is not empty and holds no run: choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(mark, identity)
+
+
+def claim(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
+    """Make `out` the folder of the run `identity`, emptied if it is replaced; refuses what `check` refuses."""
+    check(out, identity, resume=resume, overwrite=overwrite)
+    mark = out / MARK
+    if mark.exists() and overwrite:
+        shutil.rmtree(out)
+    if not mark.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(mark, identity)
