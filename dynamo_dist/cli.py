@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from dynamo_dist import recipes
 from dynamo_dist.data.imdb import import_imdb
@@ -19,7 +20,7 @@ from dynamo_dist.runtime import open_runtime
 class _Parser(argparse.ArgumentParser):
     """One sentence for a wrong command line too, without the usage block."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -94,10 +95,14 @@ def _report(folder: Path) -> None:
     write_report(folder)
 
 
+def _interrupt(*_: object) -> NoReturn:
+    """A process manager's polite end is an interrupt: the same clean stop of workers and Ray."""
+    raise KeyboardInterrupt
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    # A process manager's polite end is an interrupt: the same clean stop of workers and Ray.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    signal.signal(signal.SIGTERM, _interrupt)
     arguments = parser().parse_args(argv)
     try:
         if arguments.command == "run":

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -95,6 +96,19 @@ def _train_worker(arguments: dict) -> None:
             return
 
 
+def _reach(address: str) -> None:
+    """Raise `InputError` at once where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # `auto` and names of sessions are Ray's to resolve
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({error}); give the head's address, as `ray start` prints it"
+        ) from None
+
+
 class RayRuntime:
     """`workers` processes with one CPU each, on a cluster of its own or on a running one. Use as a context manager."""
 
@@ -117,10 +131,12 @@ class RayRuntime:
             say(f"starting Ray on this machine, {cores} cores")
             ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, configure_logging=False)
         else:
+            _reach(self.address)
             try:
                 ray.init(self.address, log_to_driver=False, configure_logging=False)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise InputError(f"--address {self.address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
+            except Exception as error:  # Ray has a class of its own for every way in which this fails, tokens included
+                reason = str(error).split(". ")[0].splitlines()[0]
+                raise InputError(f"--address {self.address}: cannot connect to the Ray cluster there ({reason})") from None
             cores = int(ray.cluster_resources().get("CPU", 0))
             if self.workers > cores:
                 ray.shutdown()

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -192,3 +194,38 @@ def test_interrupt_stops_workers_and_ray_and_the_run_can_be_resumed(tmp_path, wh
     assert not ray_processes() - before
     assert main(["run", "valence", "--size", "tiny", "--workers", "0", "--out", str(out), "--resume"]) == 0
     assert torch.isfinite(torch.from_numpy(MetaModel.open(out / "meta-0").embedding)).all()
+
+
+@pytest.mark.slow
+def test_a_running_cluster_is_used_by_its_address(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    head = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+    head += ["--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats"]
+    arguments = [COMMAND, "run", "valence", "--size", "tiny", "--workers", "2", "--address", f"127.0.0.1:{port}"]
+    with subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as cluster:
+        try:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.5)
+            done = subprocess.run(
+                [*arguments, "--out", str(tmp_path / "out")], env=environment, capture_output=True, text=True, timeout=300
+            )
+            assert done.returncode == 0, done.stderr
+            assert "starting Ray" not in done.stderr and cluster.poll() is None  # it was used, and left running
+            arguments[arguments.index("--workers") + 1] = "3"
+            many = subprocess.run(
+                [*arguments, "--out", str(tmp_path / "many")], env=environment, capture_output=True, text=True, timeout=120
+            )
+            assert many.returncode == 2 and "has 2 CPU cores; use at most 2" in many.stderr and not (tmp_path / "many").exists()
+        finally:
+            cluster.terminate()
+            cluster.wait(timeout=60)
+    arguments[arguments.index("--workers") + 1] = "2"
+    gone = subprocess.run([*arguments, "--out", str(tmp_path / "gone")], env=environment, capture_output=True, text=True, timeout=120)
+    assert gone.returncode == 2 and "no Ray cluster answers there" in gone.stderr and "Traceback" not in gone.stderr
