@@ -76,10 +76,11 @@ def _run(arguments: argparse.Namespace) -> None:
     identity = {"name": recipe.name, **recipes.identity(recipe)}
     # Everything that can be refused is refused before Ray starts and before the folder is touched.
     check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
-    recipe.specs(recipe.make_data())
+    data = recipe.make_data()
+    recipe.specs(data)
     with open_runtime(arguments.workers, arguments.address) as runtime:
         claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
-        result = run(recipe, arguments.out, runtime=runtime, seeds=arguments.seeds)
+        result = run(recipe, data, arguments.out, runtime=runtime, seeds=arguments.seeds)
     _report(arguments.out)
     say(f"done in {result['seconds']['total']:.0f} s: {arguments.out / 'report.html'}")
     print(arguments.out / RESULT)

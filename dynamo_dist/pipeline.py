@@ -17,6 +17,7 @@ from dynamo_dist import analysis
 from dynamo_dist.analysis.averaging import accuracies_at, average_vectors, summarize
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, merge
 from dynamo_dist.commit import write_json
+from dynamo_dist.data import Dataset
 from dynamo_dist.metamodel import MetaModel, MetaModelConfig
 from dynamo_dist.metamodel.training import PROGRESS, TrainingJob, partition
 from dynamo_dist.population import Population
@@ -29,38 +30,31 @@ from dynamo_dist.runtime import Runtime, open_runtime
 RESULT = "result.json"
 
 
-@contextlib.contextmanager
-def _runtime(given: Runtime | None, workers: int, address: str | None) -> Iterator[Runtime]:
-    """The caller's runtime, or one opened for this call."""
-    if given is not None:
-        yield given
-        return
-    with open_runtime(workers, address) as own:
-        yield own
-
-
-def train_population(
-    recipe: Recipe, out: str | Path, *, workers: int = 0, address: str | None = None, runtime: Runtime | None = None
-) -> Population:
+def train_population(recipe: Recipe, out: str | Path, *, workers: int = 0, address: str | None = None) -> Population:
     """Train the recipe's networks and commit them to the store in `out`; continue where an earlier call stopped.
 
     `workers`: Ray actors with one CPU each, 0 for this process; `address`: a running Ray cluster.
     """
     data = recipe.make_data()
-    population = Population.create(Path(out), recipe.specs(data), data)
+    recipe.specs(data)  # refuse before anything starts
+    with open_runtime(workers, address) as runtime:
+        return _train_population(recipe, data, Path(out), runtime)
+
+
+def _train_population(recipe: Recipe, data: Dataset, out: Path, runtime: Runtime) -> Population:
+    population = Population.create(out, recipe.specs(data), data)
     remaining = population.remaining()
     if remaining:
         say(f"population: {len(remaining)} of {len(population)} networks to train in {out}")
-        with _runtime(runtime, workers, address) as active:
-            chunks = plan_chunks(remaining, data=population.header["data_sha256"], workers=active.workers)
-            done = [len(population) - len(remaining)]
-            with follow(lambda: _population_progress(population, done[0])):
-                jobs = [(str(population.path.resolve()), chunk.name, [spec.id for spec in chunk.specs]) for chunk in chunks]
-                for index, name in active.map(train_and_commit, jobs):
-                    population.record(name, len(chunks[index].specs))
-                    (population.path / "progress" / f"{name}.json").unlink(missing_ok=True)
-                    done[0] += len(chunks[index].specs)
-                    say(f"population: {done[0]} of {len(population)} networks trained and committed ({chunks[index].label})")
+        chunks = plan_chunks(remaining, data=population.header["data_sha256"], workers=runtime.workers)
+        jobs = [(str(population.path.resolve()), chunk.name, [spec.id for spec in chunk.specs]) for chunk in chunks]
+        done = len(population) - len(remaining)
+        with follow(lambda: _population_progress(population, done)):
+            for index, name in runtime.map(train_and_commit, jobs):
+                population.record(name, len(chunks[index].specs))
+                (population.path / "progress" / f"{name}.json").unlink(missing_ok=True)
+                done += len(chunks[index].specs)
+                say(f"population: {done} of {len(population)} networks trained and committed ({chunks[index].label})")
     return Population.open(out)
 
 
@@ -81,8 +75,8 @@ def train_meta_model(
     """Train one meta-model of the population on `workers` workers, sharded by network (0: in this process), or continue it."""
     path = Path(out)
     partition(population, max(1, workers))  # refuse before anything starts
-    with _runtime(None, workers, address) as active:
-        (meta,) = _train_meta_models(population, {path: config or MetaModelConfig()}, active)
+    with open_runtime(workers, address) as runtime:
+        (meta,) = _train_meta_models(population, {path: config or MetaModelConfig()}, runtime)
     return meta
 
 
@@ -111,17 +105,20 @@ def _meta_progress(paths: Sequence[Path]) -> str | None:
     return f"meta-model {len(started)}/{len(paths)} ({started[-1].name}): step {last['step']}/{last['steps']}, {losses}"
 
 
-def run(recipe: Recipe, out: Path, *, runtime: Runtime, seeds: int = 1) -> dict[str, Any]:
-    """The whole experiment into `out`; returns what `result.json` holds. Finished stages of an earlier call are kept."""
+def run(recipe: Recipe, data: Dataset, out: Path, *, runtime: Runtime, seeds: int = 1) -> dict[str, Any]:
+    """The whole experiment into `out`; returns what `result.json` holds. Finished stages of an earlier call are kept.
+
+    `data`: what `recipe.make_data()` returned.
+    """
     clock = _Clock(out / "seconds.json")
     with clock("population"):
-        population = train_population(recipe, out / "population", runtime=runtime)
+        population = _train_population(recipe, data, out / "population", runtime)
     configs = {out / f"meta-{seed}": dataclasses.replace(recipe.meta, seed=seed) for seed in range(seeds)}
     configs[out / "control"] = dataclasses.replace(recipe.meta, use_theta=False)
     with clock("meta"):
         *metas, control = _train_meta_models(population, configs, runtime)
     with clock("analysis"):
-        say(f"analysis: every network on {len(population.data.test)} test sequences")
+        say(f"analysis: every network on {len(data.test)} test sequences")
         scores = _emulations([*metas, control], runtime)
         averages = _averages(metas[0], runtime)
     result = _result(recipe, population, metas, scores, averages)
@@ -152,7 +149,7 @@ class _Clock:
 
 def _emulations(metas: list[MetaModel], runtime: Runtime) -> list[Emulation]:
     """Scores of every network under every meta-model, the networks of each shared out among the workers."""
-    pieces = max(1, runtime.workers)
+    pieces = max(1, 2 * runtime.workers)  # two a worker: the slower ones balance, and progress shows
     jobs, owner = [], []
     for number, meta in enumerate(metas):
         for piece in range(min(pieces, len(meta.network_ids))):
