@@ -129,7 +129,8 @@ class RayRuntime:
             if os.environ["RAY_AUTH_MODE"] == "token":
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             say(f"starting Ray on this machine, {cores} cores")
-            ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, configure_logging=False)
+            # "local": never a cluster that someone else runs, or ran, on this machine.
+            ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, configure_logging=False)
         else:
             _reach(self.address)
             try:
