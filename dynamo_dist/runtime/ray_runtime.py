@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +93,27 @@ def _train_worker(arguments: dict) -> None:
             if group.rank == 0:
                 write_json(Path(job.out) / FAILURE, {"diverged": isinstance(error, Diverged), "message": str(error)})
             return
+
+
+def _in_thread(function: Callable[[], Any]) -> None:
+    """Call a function in a thread and wait for it; raises what it raises.
+
+    In the main thread Ray Train takes Ctrl-C for itself, and one that comes when training has just ended is lost. Here it
+    interrupts the waiting, whatever Ray Train is doing; closing Ray then ends the training.
+    """
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _reach(address: str) -> None:
@@ -209,15 +229,9 @@ class RayRuntime:
                 name=f"meta-{secrets.token_hex(4)}", storage_path=str(records), failure_config=FailureConfig(max_failures=2)
             ),
         )
-        interrupt = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit()
-        except SystemExit:
-            # Ray Train takes Ctrl-C for itself, aborts its workers, and exits.
-            raise KeyboardInterrupt from None
+            _in_thread(trainer.fit)
         finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, interrupt)
             shutil.rmtree(records, ignore_errors=True)
         for job in jobs:
             failure = Path(job.out) / FAILURE
