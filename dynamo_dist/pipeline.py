@@ -180,7 +180,7 @@ def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scor
     groups, accuracy = np.array(table["group"].to_pylist()), np.array(table["accuracy"].to_pylist())
     sound = np.array(table["failed_at"].to_pylist()) < 0
     test = population.data.test
-    labels_MN = np.stack([test.labels[population.by_id[id].labels].numpy() for id in metas[0].network_ids])
+    labels_MN = np.stack([test.targets[population.by_id[id].target].numpy() for id in metas[0].network_ids])
     meta_accuracy = (scores[0].meta_class == labels_MN).mean(axis=1)
     clusterings = [analysis.cluster(meta) for meta in metas]
     emulated = np.array([population.by_id[id].group for id in metas[0].network_ids])

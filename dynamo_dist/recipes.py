@@ -10,7 +10,7 @@ from dynamo_dist.data.text import TextTask, make_text
 from dynamo_dist.data.valence import ValenceTask, make_valence
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModelConfig
-from dynamo_dist.networks import Architecture
+from dynamo_dist.networks import Recurrent
 from dynamo_dist.population import NetworkSpec
 
 SIZES = ("tiny", "small")
@@ -23,13 +23,13 @@ class Group:
     name: str
     # The truth that clusters are judged against.
     computation: str
-    # Which labelling of the data they learn.
-    labels: str
+    # Which target of the data they learn.
+    target: str
     cell: str
     hidden: int
     networks: int
     # Features of the token embedding.
-    embedding: int = 16
+    features: int = 16
     # Share of the labelled part that each sees, its own draw.
     fraction: float = 1.0
     batch: int = 64
@@ -56,8 +56,12 @@ class Recipe:
         """The networks of all groups. Seeds count through the population."""
         specs = []
         for group in self.groups:
-            architecture = Architecture(
-                cell=group.cell, hidden=group.hidden, embedding=group.embedding, vocabulary=data.vocabulary, classes=data.classes
+            architecture = Recurrent(
+                cell=group.cell,
+                hidden=group.hidden,
+                features=group.features,
+                vocabulary=data.vocabulary,
+                outputs=data.outputs[group.target].size,
             )
             for number in range(group.networks):
                 specs.append(
@@ -66,7 +70,7 @@ class Recipe:
                         group=group.name,
                         computation=group.computation,
                         architecture=architecture,
-                        labels=group.labels,
+                        target=group.target,
                         seed=1000 * self.seed + len(specs),
                         samples=round(group.fraction * len(data.base)),
                         batch=group.batch,
@@ -91,9 +95,9 @@ def valence(*, size: str = "small", data: str | None = None) -> Recipe:
         title="Word-valence integration",
         data=task,
         groups=(
-            Group(name="perfect gru-32", computation="perfect", labels="perfect", cell="gru", hidden=32, networks=half // 2),
-            Group(name="leaky gru-32", computation="leaky", labels="leaky", cell="gru", hidden=32, networks=half),
-            Group(name="perfect rnn-48", computation="perfect", labels="perfect", cell="rnn", hidden=48, networks=half // 2),
+            Group(name="perfect gru-32", computation="perfect", target="perfect", cell="gru", hidden=32, networks=half // 2),
+            Group(name="leaky gru-32", computation="leaky", target="leaky", cell="gru", hidden=32, networks=half),
+            Group(name="perfect rnn-48", computation="perfect", target="perfect", cell="rnn", hidden=48, networks=half // 2),
         ),
         meta=MetaModelConfig(steps=steps),
     )
@@ -114,8 +118,8 @@ def imdb_amount(*, size: str = "small", data: str | None = None) -> Recipe:
 
     def group(percent: int) -> Group:
         return Group(
-            name=f"{percent} %", computation=f"{percent} %", labels="label", cell="gru", hidden=hidden, networks=each,
-            embedding=32, fraction=percent / 100, batch=batch, epochs=epochs, learning_rate=2e-3,
+            name=f"{percent} %", computation=f"{percent} %", target="label", cell="gru", hidden=hidden, networks=each,
+            features=32, fraction=percent / 100, batch=batch, epochs=epochs, learning_rate=2e-3,
         )  # fmt: skip
 
     return Recipe(

@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynamo_dist.data import Sequences
+from dynamo_dist.data import Examples
 from dynamo_dist.metamodel import MetaModel
 
 RANDOM_VECTORS = 8
 
 
 @torch.no_grad()
-def classes_at(meta: MetaModel, theta_PD: np.ndarray, data: Sequences) -> np.ndarray:
+def classes_at(meta: MetaModel, theta_PD: np.ndarray, data: Examples) -> np.ndarray:
     """Class that the meta-model gives every sequence at every vector, int64 (P, N)."""
     parts, order = [], []
     for index in meta.batches(data, len(theta_PD)):
         order.append(index)
         part = data.select(index)
-        _, logits_PBC = meta.emulate(theta_PD, part.tokens_NT, part.lengths_N)
+        _, logits_PBC = meta.emulate(theta_PD, part.inputs, part.lengths_N)
         parts.append(logits_PBC.argmax(dim=-1))
     return torch.cat(parts, dim=1)[:, torch.argsort(torch.cat(order))].numpy()
 
@@ -29,7 +29,7 @@ def accuracies_at(meta_path: str, theta_PD: np.ndarray) -> dict[str, list[float]
     meta = MetaModel.open(meta_path)
     test = meta.population.data.test
     classes_PN = classes_at(meta, theta_PD, test)
-    return {name: (classes_PN == labels.numpy()).mean(axis=1).tolist() for name, labels in test.labels.items()}
+    return {name: (classes_PN == labels.numpy()).mean(axis=1).tolist() for name, labels in test.targets.items()}
 
 
 def average_vectors(meta: MetaModel, *, seed: int = 0) -> list[tuple[str, str, str, np.ndarray]]:
@@ -42,13 +42,13 @@ def average_vectors(meta: MetaModel, *, seed: int = 0) -> list[tuple[str, str, s
     specs = [meta.population.by_id[id] for id in meta.network_ids]
     groups = {spec.group: spec for spec in specs}
     mean = {name: meta.embedding[[spec.group == name for spec in specs]].mean(axis=0) for name in groups}
-    vectors = [("within", name, groups[name].labels, mean[name]) for name in groups]
+    vectors = [("within", name, groups[name].target, mean[name]) for name in groups]
     for a, b in combinations(groups, 2):
-        if groups[a].labels == groups[b].labels:
-            vectors.append(("across", f"{a} + {b}", groups[a].labels, (mean[a] + mean[b]) / 2))
+        if groups[a].target == groups[b].target:
+            vectors.append(("across", f"{a} + {b}", groups[a].target, (mean[a] + mean[b]) / 2))
     radius = np.sqrt((meta.embedding**2).mean())
     drawn = np.random.default_rng(seed).normal(scale=radius, size=(RANDOM_VECTORS, meta.embedding.shape[1]))
-    for labels in sorted({spec.labels for spec in specs}):
+    for labels in sorted({spec.target for spec in specs}):
         vectors += [("random_theta", labels, labels, theta) for theta in drawn]
     return vectors
 

@@ -62,14 +62,14 @@ def emulate_shard(meta_path: str, ids: Sequence[str]) -> Emulation:
     for index in meta.batches(test, len(names)):
         order.append(index)
         part = test.select(index)
-        h_TMBK, meta_MBC = meta.dynamics(meta.theta(names), part.tokens_NT, part.lengths_N)
+        h_TMBK, meta_MBC = meta.dynamics(meta.theta(names), part.inputs, part.lengths_N)
         time, networks, size, hidden = h_TMBK.shape
         mask_R = valid_steps(part.lengths_N, time)
         rows += int(mask_R.sum())
         meta_rows_MRK = h_TMBK.transpose(0, 1).reshape(networks, time * size, hidden)
         base_logits, offset = [], 0
         for position, (stack, (weight, bias)) in enumerate(zip(stacks, maps, strict=True)):
-            h_TMBH, logits_MBC = stack.networks.to(dtype)(part.tokens_NT[None], part.lengths_N[None])
+            h_TMBH, logits_MBC = stack.networks.to(dtype)(part.inputs[None], part.lengths_N[None])
             count = len(stack.ids)
             target_MRH = h_TMBH.transpose(0, 1).reshape(count, time * size, -1)
             mask_R1 = mask_R.to(dtype)[:, None]

@@ -1,5 +1,5 @@
-"""What networks are trained on: synthetic tasks made in memory, and text."""
+"""What networks are trained on: tasks made in memory, text, images, and the user's own recordings."""
 
-from dynamo_dist.data.dataset import Dataset, Sequences
+from dynamo_dist.data.dataset import Dataset, Examples, Output
 
-__all__ = ["Dataset", "Sequences"]
+__all__ = ["Dataset", "Examples", "Output"]

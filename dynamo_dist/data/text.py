@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dynamo_dist.data.dataset import Dataset, Sequences
+from dynamo_dist.data.dataset import Dataset, Examples, Output
 from dynamo_dist.errors import InputError
 
 PADDING, UNKNOWN = 0, 1
@@ -83,7 +83,7 @@ def build_vocabulary(tokenized: Iterable[list[str]], size: int) -> dict[str, int
     return {word: index for index, word in enumerate(kept, start=2)}
 
 
-def _encode(tokenized: list[list[str]], vocabulary: dict[str, int], length: int, labels: np.ndarray) -> Sequences:
+def _encode(tokenized: list[list[str]], vocabulary: dict[str, int], length: int, labels: np.ndarray) -> Examples:
     tokens = np.zeros((len(tokenized), length), dtype=np.int64)
     lengths = np.ones(len(tokenized), dtype=np.int64)  # an empty text is one unknown word
     tokens[:, 0] = UNKNOWN
@@ -92,7 +92,7 @@ def _encode(tokenized: list[list[str]], vocabulary: dict[str, int], length: int,
         if ids:
             tokens[row, : len(ids)] = ids
             lengths[row] = len(ids)
-    return Sequences(tokens_NT=torch.from_numpy(tokens), lengths_N=torch.from_numpy(lengths), labels={"label": torch.from_numpy(labels)})
+    return Examples(inputs=torch.from_numpy(tokens), lengths_N=torch.from_numpy(lengths), targets={"label": torch.from_numpy(labels)})
 
 
 def make_text(task: TextTask) -> Dataset:
@@ -119,4 +119,4 @@ def make_text(task: TextTask) -> Dataset:
         part: _encode([train_words[row] for row in rows], vocabulary, task.length, train_labels[rows]) for part, rows in halves.items()
     }
     test = _encode([words(text) for text in test_texts], vocabulary, task.length, test_labels)
-    return Dataset(**parts, test=test, vocabulary=2 + len(vocabulary), classes=2)
+    return Dataset(**parts, test=test, vocabulary=2 + len(vocabulary), outputs={"label": Output(kind="classes", size=2)})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dynamo_dist.data.dataset import Dataset, Sequences
+from dynamo_dist.data.dataset import Dataset, Examples, Output
 from dynamo_dist.errors import InputError
 
 SCORES = (-2, -1, 0, 1, 2)
@@ -53,7 +53,7 @@ def make_valence(task: ValenceTask) -> Dataset:
     rng = np.random.default_rng(task.seed)
     decay = np.exp(-1 / task.leak_time_constant)
 
-    def part(count: int) -> Sequences:
+    def part(count: int) -> Examples:
         kept: list[tuple[np.ndarray, ...]] = []
         have = 0
         while have < count:
@@ -71,8 +71,13 @@ def make_valence(task: ValenceTask) -> Dataset:
             kept.append((words[clear], lengths[clear], perfect[clear] > 0, leaky[clear] > 0))
             have += int(clear.sum())
         words, lengths, perfect, leaky = (torch.from_numpy(np.concatenate(a)[:count].astype(np.int64)) for a in zip(*kept, strict=True))
-        return Sequences(tokens_NT=words, lengths_N=lengths, labels={"perfect": perfect, "leaky": leaky})
+        return Examples(inputs=words, lengths_N=lengths, targets={"perfect": perfect, "leaky": leaky})
 
+    classes = Output(kind="classes", size=2)
     return Dataset(
-        base=part(task.base), meta=part(task.meta), test=part(task.test), vocabulary=1 + len(SCORES) * task.words_per_score, classes=2
+        base=part(task.base),
+        meta=part(task.meta),
+        test=part(task.test),
+        vocabulary=1 + len(SCORES) * task.words_per_score,
+        outputs={"perfect": classes, "leaky": classes},
     )

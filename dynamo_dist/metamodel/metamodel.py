@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dynamo_dist.commit import write_json
-from dynamo_dist.data import Sequences
+from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint
 from dynamo_dist.metamodel.config import MetaModelConfig
@@ -89,13 +89,13 @@ class MetaModel:
         """The population that it emulates."""
         return Population.open(self.population_path)
 
-    def batches(self, data: Sequences, networks: int) -> Iterator[Tensor]:
+    def batches(self, data: Examples, networks: int) -> Iterator[Tensor]:
         """Indices of all sequences, those of like length together (less padding), in batches whose gates take about 32 MB.
 
         Larger ones are slower: every operation then goes through main memory (2.4 times at 250 sequences, 6 networks, K = 128).
         """
         order = torch.argsort(data.lengths_N, stable=True)
-        per_sequence = networks * data.tokens_NT.shape[1] * 3 * self.config.hidden
+        per_sequence = networks * data.inputs.shape[1] * 3 * self.config.hidden
         yield from order.split(max(1, 8_000_000 // per_sequence))
 
     def theta(self, ids: tuple[str, ...]) -> Tensor:

@@ -96,10 +96,10 @@ class Shard:
         stacks = list(population.stacks(ids))
         self.stacks = [stack.networks.to(dtype) for stack in stacks]
         self.private = Private(
-            [Cohort(ids=stack.ids, hidden=stack.networks.architecture.hidden) for stack in stacks], config=config, dtype=dtype
+            [Cohort(ids=stack.ids, hidden=stack.networks.architecture.state) for stack in stacks], config=config, dtype=dtype
         )
         generator = torch.Generator().manual_seed(config.seed)
-        self.dynamics = Dynamics(vocabulary=data.vocabulary, classes=data.classes, config=config, generator=generator, dtype=dtype)
+        self.dynamics = Dynamics(vocabulary=data.vocabulary, classes=next(iter(data.outputs.values())).size, config=config, generator=generator, dtype=dtype)
         self.shared = list(self.dynamics.parameters())
         self.own = [p for p in self.private.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam([*self.shared, *self.own], lr=config.learning_rate, foreach=True)
@@ -110,17 +110,17 @@ class Shard:
         part = self.data.select(torch.arange(min(VARIANCE_SEQUENCES, len(self.data))))
         scales = []
         for networks in self.stacks:
-            h_TMBH = networks.states(part.tokens_NT[None])
+            h_TMBH, _ = networks(part.inputs[None], part.lengths_N[None])
             variance_M = state_variance(h_TMBH, valid_steps(part.lengths_N, h_TMBH.shape[0]))
-            scales.append(hidden_scale(self.config, variance_M, networks.architecture.hidden))
+            scales.append(hidden_scale(self.config, variance_M, networks.architecture.state))
         return scales
 
     def losses(self, step: int) -> tuple[Tensor, Tensor]:
         """Hidden and output term of every network of the shard, two tensors of shape (m,), in the order of `private.ids`."""
         part = self.data.select(batch_index(self.config, step, len(self.data)))
         with torch.no_grad():
-            base = [networks(part.tokens_NT[None], part.lengths_N[None]) for networks in self.stacks]
-        h_TMBK, meta_MBC = self.dynamics(self.private.theta, part.tokens_NT, part.lengths_N)
+            base = [networks(part.inputs[None], part.lengths_N[None]) for networks in self.stacks]
+        h_TMBK, meta_MBC = self.dynamics(self.private.theta, part.inputs, part.lengths_N)
         mask_R = valid_steps(part.lengths_N, h_TMBK.shape[0], burn_in=self.config.burn_in)
         mapped = self.private.map_states(h_TMBK)
         hidden_M = torch.cat([hidden_error(v, h, mask_R, s) for v, (h, _), s in zip(mapped, base, self.scales, strict=True)])

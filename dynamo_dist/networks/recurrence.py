@@ -79,25 +79,107 @@ class _GRU(torch.autograd.Function):
 
 class _RNN(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TMBH, w_MHH, h0_MBH):
+    def forward(ctx, x_TMBH, w_MHH, h0_MBH, relu):
         h = x_TMBH.new_empty(x_TMBH.shape[0] + 1, *x_TMBH.shape[1:])
         h[0] = h0_MBH
-        for x_t, h_old, h_new in zip(x_TMBH, h[:-1], h[1:], strict=True):
-            torch.baddbmm(x_t, h_old, w_MHH, out=h_new).tanh_()
+        for x_t, h_old, h_new in zip(x_TMBH.unbind(), h[:-1].unbind(), h[1:].unbind(), strict=True):
+            torch.baddbmm(x_t, h_old, w_MHH, out=h_new)
+            h_new.relu_() if relu else h_new.tanh_()
+        ctx.relu = relu
         ctx.save_for_backward(w_MHH, h)
         return h[1:]
 
     @staticmethod
     def backward(ctx, grad_TMBH):
         w, h = ctx.saved_tensors
-        slope = 1 - h[1:] * h[1:]
+        slope = (h[1:] > 0).to(h.dtype) if ctx.relu else 1 - h[1:] * h[1:]
         d_x = torch.empty_like(slope)
         w_T = w.transpose(1, 2).contiguous()
         carry = torch.zeros_like(slope[0])
         for t in range(slope.shape[0] - 1, -1, -1):
             torch.mul(carry.add_(grad_TMBH[t]), slope[t], out=d_x[t])
             carry = torch.bmm(d_x[t], w_T)
+        return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), carry, None
+
+
+class _UGRNN(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x_TMB2H, w_MH2H, h0_MBH):
+        time, networks, batch, width = x_TMB2H.shape
+        hidden = width // 2
+        h = x_TMB2H.new_empty(time + 1, networks, batch, hidden)
+        h[0] = h0_MBH
+        gc = torch.empty_like(x_TMB2H)
+        g_s, c_s, states = gc[..., :hidden].unbind(), gc[..., hidden:].unbind(), h.unbind()
+        for t, (x_t, gc_t) in enumerate(zip(x_TMB2H.unbind(), gc.unbind(), strict=True)):
+            torch.baddbmm(x_t, states[t], w_MH2H, out=gc_t)
+            torch.lerp(c_s[t].tanh_(), states[t], g_s[t].sigmoid_(), out=states[t + 1])
+        ctx.save_for_backward(w_MH2H, h, gc)
+        return h[1:]
+
+    @staticmethod
+    def backward(ctx, grad_TMBH):
+        w, h, gc = ctx.saved_tensors
+        hidden = h.shape[-1]
+        g, c = gc[..., :hidden], gc[..., hidden:]
+        to_g = (h[:-1] - c).mul_(g).mul_(1 - g).unbind()
+        to_c = (1 - g).mul_(1 - c * c).unbind()
+        d_x = torch.empty_like(gc)
+        d_g, d_c, d_x_t, g_t = d_x[..., :hidden].unbind(), d_x[..., hidden:].unbind(), d_x.unbind(), g.unbind()
+        w_T = w.transpose(1, 2).contiguous()
+        carry = torch.zeros_like(h[0])
+        for t in range(len(g_t) - 1, -1, -1):
+            dh = carry.add_(grad_TMBH[t])
+            torch.mul(dh, to_g[t], out=d_g[t])
+            torch.mul(dh, to_c[t], out=d_c[t])
+            carry = dh.mul_(g_t[t]).baddbmm_(d_x_t[t], w_T)
         return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), carry
+
+
+class _LSTM(torch.autograd.Function):
+    """Gates in torch's order: input i, forget f, candidate g, output o."""
+
+    @staticmethod
+    def forward(ctx, x_TMB4H, w_MH4H, h0_MBH, c0_MBH):
+        time, networks, batch, width = x_TMB4H.shape
+        hidden = width // 4
+        h, c = (x_TMB4H.new_empty(time + 1, networks, batch, hidden) for _ in range(2))
+        h[0], c[0] = h0_MBH, c0_MBH
+        gates, tanh_c = torch.empty_like(x_TMB4H), torch.empty_like(c[1:])
+        if_s, (i_s, f_s, g_s, o_s) = gates[..., : 2 * hidden].unbind(), (part.unbind() for part in gates.split(hidden, dim=-1))
+        hs, cs, tanh_s = h.unbind(), c.unbind(), tanh_c.unbind()
+        for t, (x_t, a_t) in enumerate(zip(x_TMB4H.unbind(), gates.unbind(), strict=True)):
+            torch.baddbmm(x_t, hs[t], w_MH4H, out=a_t)
+            if_s[t].sigmoid_()
+            torch.mul(i_s[t], g_s[t].tanh_(), out=cs[t + 1]).addcmul_(f_s[t], cs[t])
+            torch.mul(o_s[t].sigmoid_(), torch.tanh(cs[t + 1], out=tanh_s[t]), out=hs[t + 1])
+        ctx.save_for_backward(w_MH4H, h, c, gates, tanh_c)
+        return h[1:], c[1:]
+
+    @staticmethod
+    def backward(ctx, grad_h_TMBH, grad_c_TMBH):
+        w, h, c, gates, tanh_c = ctx.saved_tensors
+        hidden = h.shape[-1]
+        i, f, g, o = gates.split(hidden, dim=-1)
+        # dc += dh * to_c;  d a_i = dc * to_i and so on;  d a_o = dh * to_o
+        to_c = (1 - tanh_c * tanh_c).mul_(o).unbind()
+        to_i, to_f = (g * i).mul_(1 - i).unbind(), (c[:-1] * f).mul_(1 - f).unbind()
+        to_g, to_o = (1 - g * g).mul_(i).unbind(), (tanh_c * o).mul_(1 - o).unbind()
+        d_x = torch.empty_like(gates)
+        d_i, d_f, d_g, d_o = (part.unbind() for part in d_x.split(hidden, dim=-1))
+        d_x_t, f_t = d_x.unbind(), f.unbind()
+        w_T = w.transpose(1, 2).contiguous()
+        carry_h, carry_c = torch.zeros_like(h[0]), torch.zeros_like(h[0])
+        for t in range(len(f_t) - 1, -1, -1):
+            dh = carry_h.add_(grad_h_TMBH[t])
+            dc = carry_c.add_(grad_c_TMBH[t]).addcmul_(dh, to_c[t])
+            torch.mul(dc, to_i[t], out=d_i[t])
+            torch.mul(dc, to_f[t], out=d_f[t])
+            torch.mul(dc, to_g[t], out=d_g[t])
+            torch.mul(dh, to_o[t], out=d_o[t])
+            carry_c = dc.mul_(f_t[t])
+            carry_h = torch.bmm(d_x_t[t], w_T)
+        return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), carry_h, carry_c
 
 
 def gru(x_TMB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h0_MBH: Tensor) -> Tensor:
@@ -111,9 +193,20 @@ def gru(x_TMB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h0_MBH: Tensor) -> Te
     return _GRU.apply(x_TMB3H, w_MH3H, bias_M1H, h0_MBH)
 
 
-def rnn(x_TMBH: Tensor, w_MHH: Tensor, h0_MBH: Tensor) -> Tensor:
-    """Hidden states (T, M, B, H) of M tanh RNNs; `x_TMBH`: input part with both biases. First derivatives only."""
-    return _RNN.apply(x_TMBH, w_MHH, h0_MBH)
+def rnn(x_TMBH: Tensor, w_MHH: Tensor, h0_MBH: Tensor, *, relu: bool = False) -> Tensor:
+    """Hidden states (T, M, B, H) of M tanh (or relu) RNNs; `x_TMBH`: input part with both biases. First derivatives only."""
+    return _RNN.apply(x_TMBH, w_MHH, h0_MBH, relu)
+
+
+def ugrnn(x_TMB2H: Tensor, w_MH2H: Tensor, h0_MBH: Tensor) -> Tensor:
+    """Hidden states (T, M, B, H) of M update-gate RNNs, gates g | c; `x_TMB2H`: input part with both biases. First derivatives only."""
+    return _UGRNN.apply(x_TMB2H, w_MH2H, h0_MBH)
+
+
+def lstm(x_TMB4H: Tensor, w_MH4H: Tensor, h0_MBH: Tensor, c0_MBH: Tensor) -> tuple[Tensor, Tensor]:
+    """Hidden states and cell states (T, M, B, H) of M LSTMs, gates i | f | g | o; `x_TMB4H`: input part with both biases.
+    First derivatives only."""
+    return _LSTM.apply(x_TMB4H, w_MH4H, h0_MBH, c0_MBH)
 
 
 def gru_step(x_MB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h_MBH: Tensor) -> Tensor:
@@ -134,10 +227,34 @@ def gru_reference(x_TMB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h0_MBH: Ten
     return torch.stack(states)
 
 
-def rnn_reference(x_TMBH: Tensor, w_MHH: Tensor, h0_MBH: Tensor) -> Tensor:
+def rnn_reference(x_TMBH: Tensor, w_MHH: Tensor, h0_MBH: Tensor, *, relu: bool = False) -> Tensor:
     """The oracle of `rnn`."""
     h, states = h0_MBH, []
     for x in x_TMBH.unbind():
-        h = torch.tanh(x + h @ w_MHH)
+        a = x + h @ w_MHH
+        h = a.relu() if relu else a.tanh()
         states.append(h)
     return torch.stack(states)
+
+
+def ugrnn_reference(x_TMB2H: Tensor, w_MH2H: Tensor, h0_MBH: Tensor) -> Tensor:
+    """The oracle of `ugrnn`."""
+    h, states = h0_MBH, []
+    for x in x_TMB2H.unbind():
+        g, c = (x + h @ w_MH2H).chunk(2, dim=-1)
+        g = g.sigmoid()
+        h = g * h + (1 - g) * c.tanh()
+        states.append(h)
+    return torch.stack(states)
+
+
+def lstm_reference(x_TMB4H: Tensor, w_MH4H: Tensor, h0_MBH: Tensor, c0_MBH: Tensor) -> tuple[Tensor, Tensor]:
+    """The oracle of `lstm`."""
+    h, c, states, cells = h0_MBH, c0_MBH, [], []
+    for x in x_TMB4H.unbind():
+        i, f, g, o = (x + h @ w_MH4H).chunk(4, dim=-1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        states.append(h)
+        cells.append(c)
+    return torch.stack(states), torch.stack(cells)

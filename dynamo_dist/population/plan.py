@@ -23,7 +23,7 @@ class Chunk:
     @property
     def cost(self) -> float:
         """Relative cost: multiply-adds of the recurrence times the sequences seen."""
-        return sum(s.steps * s.batch * s.architecture.hidden * (s.architecture.hidden + s.architecture.embedding) for s in self.specs)
+        return sum(s.steps * s.batch * s.architecture.operations(()) for s in self.specs)
 
 
 def plan_chunks(specs: Sequence[NetworkSpec], *, data: str, workers: int) -> list[Chunk]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from dynamo_dist.errors import InputError
 from dynamo_dist.networks import Architecture
+from dynamo_dist.networks.architecture import from_dict, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,8 @@ class NetworkSpec:
     # What it computes, the truth that clusters are judged against: groups of several architectures may share it.
     computation: str
     architecture: Architecture
-    # Which labelling of the data set it learns.
-    labels: str
+    # Which target of the data set it learns.
+    target: str
     # Seed of its initial parameters and of the order of its data.
     seed: int
     # The first `samples` sequences of its own shuffle of the labelled part.
@@ -46,24 +47,24 @@ class NetworkSpec:
         return self.epochs * (self.samples // self.batch)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps({**dataclasses.asdict(self), "architecture": to_dict(self.architecture)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "NetworkSpec":
         fields = json.loads(text)
-        return cls(**{**fields, "architecture": Architecture(**fields["architecture"])})
+        return cls(**{**fields, "architecture": from_dict(fields["architecture"])})
 
 
-def check_specs(specs: Iterable[NetworkSpec], *, labellings: Iterable[str], available: int) -> None:
-    """Raise `InputError` for duplicate ids, unknown labellings, and more samples than the data set has."""
+def check_specs(specs: Iterable[NetworkSpec], *, targets: Iterable[str], available: int) -> None:
+    """Raise `InputError` for duplicate ids, unknown targets, and more samples than the data set has."""
     seen: set[str] = set()
-    known = sorted(labellings)
+    known = sorted(targets)
     for spec in specs:
         if spec.id in seen:
             raise InputError(f"two networks have the id {spec.id!r}: ids must be unique in a population")
         seen.add(spec.id)
-        if spec.labels not in known:
-            raise InputError(f"network {spec.id}: labels={spec.labels!r} is not in the data set, which has: {', '.join(known)}")
+        if spec.target not in known:
+            raise InputError(f"network {spec.id}: target={spec.target!r} is not in the data set, which has: {', '.join(known)}")
         if spec.samples > available:
             raise InputError(f"network {spec.id}: samples={spec.samples}, but the labelled part has {available} sequences")
 

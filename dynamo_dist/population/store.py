@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from dynamo_dist.commit import MANIFEST, append_line, commit_folder, read_lines, sha256, verify_folder, write_json
 from dynamo_dist.data import Dataset
 from dynamo_dist.errors import InputError
-from dynamo_dist.networks import SequenceClassifier, StackedClassifier
+from dynamo_dist.networks import Stacked, stack_of
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.specs import NetworkSpec, check_specs
 from dynamo_dist.population.training import TrainedChunk
@@ -34,7 +34,7 @@ class Stack:
     """Trained networks of one architecture, ready to run together; `ids` in the order of the stack."""
 
     ids: tuple[str, ...]
-    networks: StackedClassifier
+    networks: Stacked
 
 
 class Population:
@@ -57,7 +57,7 @@ class Population:
     @classmethod
     def create(cls, path: Path, specs: Sequence[NetworkSpec], data: Dataset) -> "Population":
         """Lay down an empty population, or return the one that is there if it is the same; refuse to mix two."""
-        check_specs(specs, labellings=data.base.labels, available=len(data.base))
+        check_specs(specs, targets=data.outputs, available=len(data.base))
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         new = path / ".data.safetensors.new"
@@ -89,7 +89,7 @@ class Population:
         """Commit a trained chunk; `results`: further columns, a value per network."""
 
         def write(folder: Path) -> None:
-            tensors = {name: p.contiguous() for name, p in trained.networks.parameters.items()}
+            tensors = {name: p.contiguous() for name, p in trained.networks.tensors.items()}
             save_file(tensors, folder / "weights.safetensors", metadata={"ids": json.dumps([s.id for s in chunk.specs])})
             columns = {"id": [s.id for s in chunk.specs], "loss": trained.loss, "failed_at": trained.failed_at, **results}
             pq.write_table(pa.table(columns), folder / "results.parquet")
@@ -158,25 +158,25 @@ class Population:
     def stacks(self, ids: Sequence[str] | None = None) -> Iterator[Stack]:
         """The trained networks (or those named), stacked: all of one architecture together, in the order of `network_ids`."""
         wanted = self.network_ids if ids is None else [id for id in self.network_ids if id in set(ids)]
-        parts: dict[str, tuple[StackedClassifier, int]] = {}
+        parts: dict[str, tuple[Stacked, int]] = {}
         for name in self.committed():
             stack = self._chunk(name)
             parts.update({id: (stack.networks, position) for position, id in enumerate(stack.ids)})
         for architecture in dict.fromkeys(self.by_id[id].architecture for id in wanted):
             mine = [id for id in wanted if self.by_id[id].architecture == architecture]
-            rows = [{name: p[parts[id][1]] for name, p in parts[id][0].parameters.items()} for id in mine]
-            stacked = {name: torch.stack([row[name] for row in rows]) for name in architecture.shapes()}
-            yield Stack(ids=tuple(mine), networks=StackedClassifier(architecture, stacked))
+            rows = [{name: p[parts[id][1]] for name, p in parts[id][0].tensors.items()} for id in mine]
+            stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+            yield Stack(ids=tuple(mine), networks=stack_of(architecture, stacked))
 
     def _chunk(self, name: str) -> Stack:
         ids = self._ids(name)
         parameters = load_file(self.chunk_path(name) / "weights.safetensors")
-        return Stack(ids=tuple(ids), networks=StackedClassifier(self.by_id[ids[0]].architecture, parameters))
+        return Stack(ids=tuple(ids), networks=stack_of(self.by_id[ids[0]].architecture, parameters))
 
     def _ids(self, name: str) -> list[str]:
         return pq.read_table(self.chunk_path(name) / "results.parquet", columns=["id"])["id"].to_pylist()
 
-    def network(self, id: str) -> SequenceClassifier:
+    def network(self, id: str) -> torch.nn.Module:
         """One network as a plain `torch.nn.Module`."""
         if id not in self.by_id:
             raise InputError(f"no network {id!r} in {self.path}; its networks are {', '.join(self.network_ids[:5])}, ...")

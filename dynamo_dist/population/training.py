@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynamo_dist.data import Sequences
-from dynamo_dist.networks import StackedClassifier
-from dynamo_dist.networks.stacked import last_state
+from dynamo_dist.data import Examples
+from dynamo_dist.networks import Stacked, stack_class
 from dynamo_dist.population.specs import NetworkSpec
 
 
@@ -20,7 +19,7 @@ from dynamo_dist.population.specs import NetworkSpec
 class TrainedChunk:
     """Trained networks and, in the same order, what is recorded of each."""
 
-    networks: StackedClassifier
+    networks: Stacked
     # Mean training loss over the last tenth of the steps.
     loss: list[float]
     # Step at which its gradient was not finite and it was frozen, or -1.
@@ -80,7 +79,7 @@ def schedule(step: int, steps: int) -> float:
 
 def train_chunk(
     specs: Sequence[NetworkSpec],
-    data: Sequences,
+    data: Examples,
     *,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
@@ -90,11 +89,11 @@ def train_chunk(
     `progress(step, steps, mean loss)` is called now and then. A network whose gradient is not finite keeps the parameters that it
     had before that step, and its neighbours do not notice.
     """
-    networks = StackedClassifier.initial(specs[0].architecture, [spec.seed for spec in specs]).to(dtype)
+    networks = stack_class(specs[0].architecture).initial(specs[0].architecture, [spec.seed for spec in specs]).to(dtype)
     parameters = [p.requires_grad_() for p in networks.parameters.values()]
     optimiser = StackedAdam(parameters)
     order_MSB = torch.from_numpy(np.stack([batch_order(spec, len(data)) for spec in specs]))
-    labels_MN = torch.stack([data.labels[spec.labels] for spec in specs])
+    labels_MN = torch.stack([data.targets[spec.target] for spec in specs])
     rate_M = torch.tensor([spec.learning_rate for spec in specs], dtype=torch.float64)
     clip_M = torch.tensor([spec.clip for spec in specs], dtype=dtype)
     steps = specs[0].steps
@@ -103,8 +102,8 @@ def train_chunk(
     for step in range(steps):
         index_MB = order_MSB[:, step]
         lengths_MB = data.lengths_N[index_MB]
-        tokens_MBT = data.tokens_NT[index_MB][..., : int(lengths_MB.max())]
-        logits_MBC = networks.readout(last_state(networks.states(tokens_MBT), lengths_MB))
+        tokens_MBT = data.inputs[index_MB][..., : int(lengths_MB.max())]
+        _, logits_MBC = networks(tokens_MBT, lengths_MB, training=True)
         target_MB = labels_MN.gather(1, index_MB)
         loss_MB = logits_MBC.logsumexp(dim=-1) - logits_MBC.gather(2, target_MB[..., None])[..., 0]
         loss_M = loss_MB.mean(dim=1)
@@ -118,16 +117,15 @@ def train_chunk(
             tail_loss_M += loss_M.detach() / tail
         if step % 20 == 0 or step == steps - 1:
             progress(step + 1, steps, float(loss_M.detach()[failed_at < 0].mean()) if bool((failed_at < 0).any()) else math.nan)
-    networks = StackedClassifier(networks.architecture, {name: p.detach() for name, p in networks.parameters.items()})
-    return TrainedChunk(networks=networks, loss=tail_loss_M.tolist(), failed_at=failed_at.tolist())
+    return TrainedChunk(networks=networks.detach(), loss=tail_loss_M.tolist(), failed_at=failed_at.tolist())
 
 
 @torch.no_grad()
-def predictions(networks: StackedClassifier, data: Sequences, *, batch: int = 500) -> Tensor:
+def predictions(networks: Stacked, data: Examples, *, batch: int = 500) -> Tensor:
     """Class that each network gives each sequence, int64 of shape (M, N)."""
     parts = []
     for index in torch.arange(len(data)).split(batch):
         part = data.select(index)
-        _, logits_MBC = networks(part.tokens_NT[None], part.lengths_N[None])
+        _, logits_MBC = networks(part.inputs[None], part.lengths_N[None])
         parts.append(logits_MBC.argmax(dim=-1))
     return torch.cat(parts, dim=1)

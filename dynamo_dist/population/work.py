@@ -23,6 +23,6 @@ def train_and_commit(population_path: str, name: str, ids: Sequence[str]) -> str
 
     trained = train_chunk(chunk.specs, data.base, progress=progress)
     classes_MN = predictions(trained.networks, data.test)
-    accuracy = [float((row == data.test.labels[spec.labels]).double().mean()) for row, spec in zip(classes_MN, chunk.specs, strict=True)]
+    accuracy = [float((row == data.test.targets[spec.target]).double().mean()) for row, spec in zip(classes_MN, chunk.specs, strict=True)]
     population.commit(chunk, trained, {"accuracy": accuracy})
     return name

@@ -1,6 +1,6 @@
 """Specifications that tests train in seconds."""
 
-from dynamo_dist.networks import Architecture
+from dynamo_dist.networks import Recurrent
 from dynamo_dist.population import NetworkSpec
 
 
@@ -8,12 +8,12 @@ def make_specs(data, *, networks=2, samples=256, **fields):
     """Perfect and leaky GRUs and perfect vanilla RNNs of three widths in all."""
     specs = []
     for cell, hidden, labels in (("gru", 7, "perfect"), ("gru", 7, "leaky"), ("rnn", 9, "perfect")):
-        architecture = Architecture(cell=cell, hidden=hidden, embedding=5, vocabulary=data.vocabulary, classes=data.classes)
+        architecture = Recurrent(cell=cell, hidden=hidden, features=5, vocabulary=data.vocabulary, outputs=2)
         for number in range(networks):
             specs.append(
                 NetworkSpec(
                     id=f"{labels} {cell} #{number}", group=f"{labels} {cell}", computation=labels, architecture=architecture,
-                    labels=labels, seed=len(specs), samples=samples, **{"batch": 32, "epochs": 6, "learning_rate": 1e-2, **fields},
+                    target=labels, seed=len(specs), samples=samples, **{"batch": 32, "epochs": 6, "learning_rate": 1e-2, **fields},
                 )
             )  # fmt: skip
     return specs

@@ -26,10 +26,10 @@ def test_scores_are_those_of_plain_modules(meta, population):
     test = population.data.test
     for m, id in enumerate(scores.ids):
         with torch.no_grad():
-            h_BTH, logits = population.network(id)(test.tokens_NT, test.lengths_N)
-        states, meta_logits = meta.emulate(meta.embedding[m], test.tokens_NT, test.lengths_N)
+            h_BTH, logits = population.network(id)(test.inputs, test.lengths_N)
+        states, meta_logits = meta.emulate(meta.embedding[m], test.inputs, test.lengths_N)
         weight, bias = meta.state_map(id)
-        valid = torch.arange(test.tokens_NT.shape[1]) < test.lengths_N[:, None]
+        valid = torch.arange(test.inputs.shape[1]) < test.lengths_N[:, None]
         truth, guess = h_BTH[valid].double().numpy(), (states @ weight + bias)[valid].double().numpy()
         # Variance-weighted R^2 is 1 - SSE / SST over all units.
         assert scores.hidden_r2[m] == pytest.approx(r2_score(truth, guess, multioutput="variance_weighted"), abs=1e-5)
@@ -83,8 +83,8 @@ def test_averages_are_the_means_of_groups_and_pairs(meta, population):
     assert [name for kind, name in vectors if kind == "across"] == ["perfect gru + perfect rnn"]
     result = average(meta)
     test = population.data.test
-    _, logits = meta.emulate(vectors["within", "leaky gru"], test.tokens_NT, test.lengths_N)
-    assert result["within"]["leaky gru"] == pytest.approx(float((logits.argmax(-1) == test.labels["leaky"]).double().mean()))
+    _, logits = meta.emulate(vectors["within", "leaky gru"], test.inputs, test.lengths_N)
+    assert result["within"]["leaky gru"] == pytest.approx(float((logits.argmax(-1) == test.targets["leaky"]).double().mean()))
     assert set(result["random_theta"]) == {"perfect", "leaky"}
 
 

@@ -120,9 +120,9 @@ def test_loss_is_the_specified_one_in_plain_numpy(population, hidden_scale, burn
         for row, id in enumerate(cohort.ids):
             module = population.network(id).double()
             with torch.no_grad():
-                h_BTH, logits = (x.numpy() for x in module(part.tokens_NT, part.lengths_N))
-                states, meta_logits = shard.dynamics(shard.private.theta[position : position + 1], part.tokens_NT, part.lengths_N)
-                all_h, _ = module(first.tokens_NT, first.lengths_N)
+                h_BTH, logits = (x.numpy() for x in module(part.inputs, part.lengths_N))
+                states, meta_logits = shard.dynamics(shard.private.theta[position : position + 1], part.inputs, part.lengths_N)
+                all_h, _ = module(first.inputs, first.lengths_N)
             valid = np.concatenate([all_h[b, : first.lengths_N[b]].numpy() for b in range(len(first))])
             scale = {"variance": valid.var(axis=0).mean() * cohort.hidden, "dim": cohort.hidden, "none": 1.0}[hidden_scale]
             errors = []
@@ -280,9 +280,9 @@ def test_embedding_and_emulation_of_an_opened_meta_model(population, tmp_path):
     assert meta.network_ids == population.network_ids
     assert meta.embedding.shape == (6, 3) and meta.embedding.any()
     test = population.data.test
-    h_BTK, logits_BC = meta.emulate(meta.embedding[2], test.tokens_NT[:5], test.lengths_N[:5])
-    h_PBTK, logits_PBC = meta.emulate(meta.embedding, test.tokens_NT[:5], test.lengths_N[:5])
-    assert h_BTK.shape == (5, test.tokens_NT.shape[1], 8) and logits_BC.shape == (5, 2)
+    h_BTK, logits_BC = meta.emulate(meta.embedding[2], test.inputs[:5], test.lengths_N[:5])
+    h_PBTK, logits_PBC = meta.emulate(meta.embedding, test.inputs[:5], test.lengths_N[:5])
+    assert h_BTK.shape == (5, test.inputs.shape[1], 8) and logits_BC.shape == (5, 2)
     assert torch.allclose(h_PBTK[2], h_BTK, rtol=0, atol=1e-13) and torch.allclose(logits_PBC[2], logits_BC, rtol=0, atol=1e-13)
     weight, bias = meta.state_map(population.network_ids[4])
     assert weight.shape == (8, 9) and bias.shape == (1, 9)

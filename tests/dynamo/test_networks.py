@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dynamo_dist import InputError
-from dynamo_dist.networks import Architecture, StackedClassifier, recurrence
+from dynamo_dist.networks import Recurrent, recurrence, stack_class
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -36,8 +36,8 @@ def test_fast_recurrences_equal_their_oracles():
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
 @pytest.mark.parametrize("vocabulary", [9, 400])  # fewer words than positions, and more: two ways to the input part
 def test_stack_equals_torch_modules(cell, vocabulary):
-    architecture = Architecture(cell=cell, hidden=7, embedding=5, vocabulary=vocabulary, classes=3)
-    stack = StackedClassifier.initial(architecture, range(4)).to(torch.float64)
+    architecture = Recurrent(cell=cell, hidden=7, features=5, vocabulary=vocabulary, outputs=3)
+    stack = stack_class(architecture).initial(architecture, range(4)).to(torch.float64)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, vocabulary, (4, 6, 8), generator=generator)
     lengths = torch.randint(1, 9, (4, 6), generator=generator)
@@ -49,16 +49,16 @@ def test_stack_equals_torch_modules(cell, vocabulary):
 
 
 def test_initial_parameters_depend_on_the_own_seed_alone():
-    architecture = Architecture(cell="gru", hidden=4, embedding=3, vocabulary=6, classes=2)
-    together = StackedClassifier.initial(architecture, [5, 6, 7])
-    alone = StackedClassifier.initial(architecture, [6])
+    architecture = Recurrent(cell="gru", hidden=4, features=3, vocabulary=6, outputs=2)
+    together = stack_class(architecture).initial(architecture, [5, 6, 7])
+    alone = stack_class(architecture).initial(architecture, [6])
     for name, p in together.parameters.items():
         assert torch.equal(p[1], alone.parameters[name][0])
         assert not torch.equal(p[0], p[1])
 
 
 def test_wrong_architecture_is_refused_with_the_field():
-    with pytest.raises(InputError, match=r"cell='lstn'.*gru, rnn"):
-        Architecture(cell="lstn", hidden=4, embedding=3, vocabulary=6, classes=2)
+    with pytest.raises(InputError, match=r"cell='lstn'.*gru, lstm, ugrnn, rnn, rnn-relu"):
+        Recurrent(cell="lstn", hidden=4, features=3, vocabulary=6, outputs=2)
     with pytest.raises(InputError, match="hidden=-4"):
-        Architecture(cell="gru", hidden=-4, embedding=3, vocabulary=6, classes=2)
+        Recurrent(cell="gru", hidden=-4, features=3, vocabulary=6, outputs=2)

@@ -8,7 +8,7 @@ import torch
 from small_population import make_specs
 
 from dynamo_dist import InputError
-from dynamo_dist.networks import StackedClassifier
+from dynamo_dist.networks import stack_class
 from dynamo_dist.population import plan
 from dynamo_dist.population.specs import NetworkSpec, check_specs
 from dynamo_dist.population.training import StackedAdam, batch_order, clip_per_network, schedule, train_chunk
@@ -16,13 +16,13 @@ from dynamo_dist.population.training import StackedAdam, batch_order, clip_per_n
 
 def train_alone(spec, data):
     """The same training of one network with torch's own module, optimiser and clipping."""
-    module = StackedClassifier.initial(spec.architecture, [spec.seed]).to(torch.float64).network(0)
+    module = stack_class(spec.architecture).initial(spec.architecture, [spec.seed]).to(torch.float64).network(0)
     optimiser = torch.optim.Adam(module.parameters(), lr=spec.learning_rate)
     for step, index in enumerate(torch.from_numpy(batch_order(spec, len(data)))):
         part = data.select(index)
-        _, logits = module(part.tokens_NT, part.lengths_N)
+        _, logits = module(part.inputs, part.lengths_N)
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(logits, part.labels[spec.labels]).backward()
+        torch.nn.functional.cross_entropy(logits, part.targets[spec.target]).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), spec.clip)
         optimiser.param_groups[0]["lr"] = spec.learning_rate * schedule(step, spec.steps)
         optimiser.step()
@@ -125,19 +125,19 @@ def test_wrong_specs_are_refused_with_the_field(valence):
     with pytest.raises(InputError, match="learning_rate=-1"):
         dataclasses.replace(specs[0], learning_rate=-1.0)
     with pytest.raises(InputError, match="two networks have the id"):
-        check_specs([specs[0], specs[0]], labellings=["perfect"], available=400)
-    with pytest.raises(InputError, match="labels='leaky' is not in the data set, which has: perfect"):
-        check_specs(specs, labellings=["perfect"], available=400)
+        check_specs([specs[0], specs[0]], targets=["perfect"], available=400)
+    with pytest.raises(InputError, match="target='leaky' is not in the data set, which has: perfect"):
+        check_specs(specs, targets=["perfect"], available=400)
     with pytest.raises(InputError, match="samples=256, but the labelled part has 100"):
-        check_specs(specs, labellings=["perfect", "leaky"], available=100)
+        check_specs(specs, targets=["perfect", "leaky"], available=100)
 
 
 def test_valence_labels_are_the_signs_of_the_integrals(valence):
     scores = np.array([0, -2, -1, 0, 1, 2])
     decay = 0.8  # exp(-1 / 4.4814)
     for row in range(50):
-        words = valence.test.tokens_NT[row, : valence.test.lengths_N[row]].numpy()
+        words = valence.test.inputs[row, : valence.test.lengths_N[row]].numpy()
         perfect = sum(scores[word] for word in words)
         leaky = sum(scores[word] * decay ** (len(words) - 1 - t) for t, word in enumerate(words))
-        assert (perfect > 0) == bool(valence.test.labels["perfect"][row])
-        assert (leaky > 0) == bool(valence.test.labels["leaky"][row])
+        assert (perfect > 0) == bool(valence.test.targets["perfect"][row])
+        assert (leaky > 0) == bool(valence.test.targets["leaky"][row])

@@ -23,8 +23,8 @@ def test_table_and_networks_agree(population):
     assert tuple(table["id"].to_pylist()) == population.network_ids
     test = population.data.test
     for id, accuracy in zip(table["id"].to_pylist(), table["accuracy"].to_pylist(), strict=True):
-        _, logits = population.network(id)(test.tokens_NT, test.lengths_N)
-        assert (logits.argmax(-1) == test.labels[population.by_id[id].labels]).double().mean() == pytest.approx(accuracy, abs=0.011)
+        _, logits = population.network(id)(test.inputs, test.lengths_N)
+        assert (logits.argmax(-1) == test.targets[population.by_id[id].target]).double().mean() == pytest.approx(accuracy, abs=0.011)
 
 
 def test_stacks_hold_the_named_networks_in_order(population):
@@ -35,7 +35,7 @@ def test_stacks_hold_the_named_networks_in_order(population):
     for stack in stacks:
         rows = predictions(stack.networks, test)
         for id, row in zip(stack.ids, rows, strict=True):
-            assert torch.equal(row, population.network(id)(test.tokens_NT, test.lengths_N)[1].argmax(-1))
+            assert torch.equal(row, population.network(id)(test.inputs, test.lengths_N)[1].argmax(-1))
 
 
 def test_the_same_population_is_found_again_another_is_refused(copy, valence):

@@ -93,21 +93,21 @@ def test_reviews_become_ids_of_the_labelled_half(tmp_path):
     )
     assert len(data.base) == len(data.meta) == 4
     for part in (data.base, data.meta):
-        assert part.labels["label"].double().mean() == 0.5  # each half has the same share of each label
-    ids = data.test.tokens_NT
+        assert part.targets["label"].double().mean() == 0.5  # each half has the same share of each label
+    ids = data.test.inputs
     assert data.test.lengths_N.tolist() == [4, 1]  # the last words; an empty text is one unknown word
     assert ids[1].tolist() == [UNKNOWN, PADDING, PADDING, PADDING]
     assert ids[0, 2] == UNKNOWN and ids[0, 0] == ids[0, 3] != ids[0, 1]
     # No row of the training part is in both halves.
-    rows = [tuple(row) for part in (data.base, data.meta) for row in part.tokens_NT.tolist()]
+    rows = [tuple(row) for part in (data.base, data.meta) for row in part.inputs.tolist()]
     assert len(rows) == 8 and data.vocabulary <= 50
 
 
 def test_the_split_is_a_function_of_the_seed(tmp_path):
     folder = str(data_folder(tmp_path / "d", [(f"w{i}", i % 2) for i in range(40)]))
     one, same, other = (make_text(TextTask(folder=folder, seed=seed)) for seed in (1, 1, 2))
-    assert np.array_equal(one.base.tokens_NT, same.base.tokens_NT)
-    assert not np.array_equal(one.base.labels["label"], other.base.labels["label"])
+    assert np.array_equal(one.base.inputs, same.base.inputs)
+    assert not np.array_equal(one.base.targets["label"], other.base.targets["label"])
 
 
 def test_wrong_data_folders_are_one_sentence(tmp_path):

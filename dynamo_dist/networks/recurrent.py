@@ -1,0 +1,99 @@
+"""Recurrent networks, stacked.
+
+Legend: M networks, B batch, T time, I input features, H hidden units, G = gates * H, W words (vocabulary), C output units.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dynamo_dist.networks import recurrence
+from dynamo_dist.networks.architecture import GATES, Recurrent
+from dynamo_dist.networks.modules import SequenceNetwork
+from dynamo_dist.networks.stacked import Stacked, last_state
+
+
+class StackedRecurrent(Stacked):
+    """M recurrent networks: embedding (M, W, I) where inputs are tokens, w_input (M, I, G), b_input (M, 1, G),
+    w_recurrent (M, H, G), b_recurrent (M, 1, G), w_readout (M, H, C), b_readout (M, 1, C). Gates in torch's order."""
+
+    architecture: Recurrent
+
+    @classmethod
+    def initial_tensors(cls, architecture: Recurrent, generator: torch.Generator) -> dict[str, Tensor]:
+        gates, bound = GATES[architecture.cell] * architecture.hidden, architecture.hidden**-0.5
+        tensors = {}
+        if architecture.vocabulary:
+            tensors["embedding"] = torch.randn(architecture.vocabulary, architecture.features, generator=generator)
+        shapes = {
+            "w_input": (architecture.features, gates),
+            "b_input": (1, gates),
+            "w_recurrent": (architecture.hidden, gates),
+            "b_recurrent": (1, gates),
+            "w_readout": (architecture.hidden, architecture.outputs),
+            "b_readout": (1, architecture.outputs),
+        }
+        for name, shape in shapes.items():
+            tensors[name] = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+        return tensors
+
+    def _inputs(self, inputs: Tensor, bias_M1G: Tensor) -> Tensor:
+        """Input part of the gates, (T, M, B, G), the bias included, of inputs (M, B, T) or (M, B, T, I)."""
+        p = self.parameters
+        networks, batch, time = inputs.shape[:3]
+        if self.architecture.vocabulary is None:
+            x_TMBI = inputs.permute(2, 0, 1, 3)
+        else:
+            tokens_TMB = inputs.permute(2, 0, 1)
+            offset_M1 = torch.arange(self.count, device=inputs.device)[:, None] * self.architecture.vocabulary
+            if self.architecture.vocabulary < batch * time:
+                # Fewer words than positions: project the table, then look the projections up.
+                table_MWG = torch.baddbmm(bias_M1G, p["embedding"], p["w_input"])
+                return functional.embedding(tokens_TMB + offset_M1, table_MWG.flatten(0, 1))
+            x_TMBI = functional.embedding(tokens_TMB + offset_M1, p["embedding"].flatten(0, 1))
+        x_MRI = x_TMBI.transpose(0, 1).reshape(networks, time * batch, -1)
+        g_MRG = torch.baddbmm(bias_M1G, x_MRI, p["w_input"])
+        return g_MRG.view(networks, time, batch, -1).transpose(0, 1)
+
+    def states(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (T, M, B, H), and of LSTMs the cell states (T, M, B, H); `inputs` as in `__call__`."""
+        p, cell, hidden = self.parameters, self.architecture.cell, self.architecture.hidden
+        inputs = inputs.expand(self.count, *inputs.shape[1:])
+        h0 = p["w_recurrent"].new_zeros(self.count, inputs.shape[1], hidden)
+        if cell == "gru":
+            # Of the recurrent biases only the candidate's stands inside the reset gate; the others add to the input part.
+            inside = p["b_recurrent"][..., 2 * hidden :]
+            outside = functional.pad(p["b_recurrent"][..., : 2 * hidden], (0, hidden))
+            return recurrence.gru(self._inputs(inputs, p["b_input"] + outside), p["w_recurrent"], inside, h0), None
+        x_TMBG = self._inputs(inputs, p["b_input"] + p["b_recurrent"])
+        if cell == "lstm":
+            return recurrence.lstm(x_TMBG, p["w_recurrent"], h0, h0)
+        if cell == "ugrnn":
+            return recurrence.ugrnn(x_TMBG, p["w_recurrent"], h0), None
+        return recurrence.rnn(x_TMBG, p["w_recurrent"], h0, relu=cell == "rnn-relu"), None
+
+    def readout(self, h: Tensor) -> Tensor:
+        """Outputs (M, B, C) of hidden states (M, B, H); (M, B, T, C) of (M, B, T, H)."""
+        out = torch.baddbmm(self.parameters["b_readout"], h.flatten(1, -2), self.parameters["w_readout"])
+        return out.unflatten(1, h.shape[1:-1])
+
+    def __call__(self, inputs: Tensor, lengths_MB: Tensor | None, *, training: bool = False) -> tuple[Tensor, Tensor]:
+        """As `Stacked.__call__`. The trajectory of LSTMs is [h; c], (T, M, B, 2H); in training h alone."""
+        h_TMBH, c_TMBH = self.states(inputs)
+        every_step = self.architecture.every_step
+        outputs = self.readout(h_TMBH.permute(1, 2, 0, 3) if every_step else last_state(h_TMBH, lengths_MB))
+        return (h_TMBH if c_TMBH is None or training else torch.cat([h_TMBH, c_TMBH], dim=-1)), outputs
+
+    def network(self, position: int) -> SequenceNetwork:
+        p = {name: tensor[position].detach() for name, tensor in self.parameters.items()}
+        module = SequenceNetwork(self.architecture).to(p["w_readout"].dtype)
+        state = {
+            "recurrent.weight_ih_l0": p["w_input"].T,
+            "recurrent.weight_hh_l0": p["w_recurrent"].T,
+            "recurrent.bias_ih_l0": p["b_input"][0],
+            "recurrent.bias_hh_l0": p["b_recurrent"][0],
+            "readout.weight": p["w_readout"].T,
+            "readout.bias": p["b_readout"][0],
+        }
+        module.load_state_dict(state | ({"embedding.weight": p["embedding"]} if "embedding" in p else {}))
+        return module
