@@ -75,21 +75,25 @@ def commit_folder(path: Path, write: Callable[[Path], None]) -> None:
         raise
 
 
-def verify_folder(path: Path) -> None:
-    """Raise `Corrupted`, naming the file, unless every file of the committed folder is what was committed."""
+def damage(path: Path) -> str | None:
+    """What is wrong with a committed folder, naming the file; None when every file is what was committed."""
     manifest = path / MANIFEST
     if not manifest.exists():
-        raise Corrupted(
-            f"{path} has no {MANIFEST}: it was never committed, or the manifest was removed; remove the folder and run with --resume"
-        )
+        return f"{path} has no {MANIFEST}: it was never committed, or the manifest was removed"
     for name, entry in json.loads(manifest.read_text())["files"].items():
         file = path / name
         if not file.exists():
-            raise Corrupted(f"{file} is missing although it was committed; remove {path} and run with --resume to train it again")
+            return f"{file} is missing although it was committed"
         if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
-            raise Corrupted(
-                f"{file} is not what was committed (size or SHA-256 differ); remove {path} and run with --resume to train it again"
-            )
+            return f"{file} is not what was committed (size or SHA-256 differ)"
+    return None
+
+
+def verify_folder(path: Path) -> None:
+    """Raise `Corrupted` unless every file of the committed folder is what was committed."""
+    wrong = damage(path)
+    if wrong:
+        raise Corrupted(f"{wrong}; continue the run with --resume to make it again")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -18,11 +18,11 @@ from dynamo_dist.analysis.averaging import accuracies_at, average_vectors, summa
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, merge
 from dynamo_dist.commit import write_json
 from dynamo_dist.data import Dataset
+from dynamo_dist.jobs import map_jobs
 from dynamo_dist.metamodel import MetaModel, MetaModelConfig
 from dynamo_dist.metamodel.training import PROGRESS, TrainingJob, partition
 from dynamo_dist.population import Population
-from dynamo_dist.population.plan import plan_chunks
-from dynamo_dist.population.work import train_and_commit
+from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.progress import follow, say
 from dynamo_dist.recipes import Recipe
 from dynamo_dist.runtime import Runtime, open_runtime
@@ -42,26 +42,9 @@ def train_population(recipe: Recipe, out: str | Path, *, workers: int = 0, addre
 
 
 def _train_population(recipe: Recipe, data: Dataset, out: Path, runtime: Runtime) -> Population:
-    population = Population.create(out, recipe.specs(data), data)
-    remaining = population.remaining()
-    if remaining:
-        say(f"population: {len(remaining)} of {len(population)} networks to train in {out}")
-        chunks = plan_chunks(remaining, data=population.header["data_sha256"], workers=runtime.workers)
-        jobs = [(str(population.path.resolve()), chunk.name, [spec.id for spec in chunk.specs]) for chunk in chunks]
-        done = len(population) - len(remaining)
-        with follow(lambda: _population_progress(population, done)):
-            for index, name in runtime.map(train_and_commit, jobs):
-                population.record(name, len(chunks[index].specs))
-                (population.path / "progress" / f"{name}.json").unlink(missing_ok=True)
-                done += len(chunks[index].specs)
-                say(f"population: {done} of {len(population)} networks trained and committed ({chunks[index].label})")
+    population = Population.create(out, recipe.specs(data), data, workers=runtime.workers)
+    train_remaining(population, runtime)
     return Population.open(out)
-
-
-def _population_progress(population: Population, done: int) -> str | None:
-    notes = [json.loads(path.read_text()) for path in sorted((population.path / "progress").glob("*.json"))]
-    running = ", ".join(f"{note['label']} step {note['step']}/{note['steps']} loss {note['loss']:.3f}" for note in notes)
-    return f"population: {done}/{len(population)} done; {running or 'workers are starting'}"
 
 
 def train_meta_model(
@@ -156,7 +139,7 @@ def _emulations(metas: list[MetaModel], runtime: Runtime) -> list[Emulation]:
             jobs.append((str(meta.path.resolve()), meta.network_ids[piece::pieces]))
             owner.append(number)
     parts: list[list[Emulation]] = [[] for _ in metas]
-    for count, (index, part) in enumerate(runtime.map(emulate_shard, jobs), 1):
+    for count, (index, part) in enumerate(map_jobs(runtime, emulate_shard, jobs, say), 1):
         parts[owner[index]].append(part)
         say(f"analysis: emulation scored, part {count} of {len(jobs)}")
     return [merge(part, meta.network_ids) for part, meta in zip(parts, metas, strict=True)]
@@ -167,7 +150,7 @@ def _averages(meta: MetaModel, runtime: Runtime) -> dict[str, Any]:
     theta_PD = np.stack([theta for *_, theta in vectors])
     pieces = np.array_split(np.arange(len(vectors)), min(len(vectors), max(1, runtime.workers)))
     accuracy: dict[str, list[float]] = {}
-    done = dict(runtime.map(accuracies_at, [(str(meta.path.resolve()), theta_PD[piece]) for piece in pieces]))
+    done = dict(map_jobs(runtime, accuracies_at, [(str(meta.path.resolve()), theta_PD[piece]) for piece in pieces], say))
     for index in sorted(done):
         for labels, values in done[index].items():
             accuracy.setdefault(labels, []).extend(values)
@@ -180,10 +163,10 @@ def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scor
     groups, accuracy = np.array(table["group"].to_pylist()), np.array(table["accuracy"].to_pylist())
     sound = np.array(table["failed_at"].to_pylist()) < 0
     test = population.data.test
-    labels_MN = np.stack([test.targets[population.by_id[id].target].numpy() for id in metas[0].network_ids])
+    labels_MN = np.stack([test.targets[population.spec(id).target].numpy() for id in metas[0].network_ids])
     meta_accuracy = (scores[0].meta_class == labels_MN).mean(axis=1)
     clusterings = [analysis.cluster(meta) for meta in metas]
-    emulated = np.array([population.by_id[id].group for id in metas[0].network_ids])
+    emulated = np.array([population.spec(id).group for id in metas[0].network_ids])
 
     def per_group(values: np.ndarray, member: np.ndarray) -> dict[str, Any]:
         return {

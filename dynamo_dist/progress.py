@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -14,9 +15,14 @@ _started = time.monotonic()
 INTERVAL = 3.0
 
 
-def say(message: str) -> None:
-    """One line with the seconds since the program started."""
-    print(f"[{time.monotonic() - _started:6.1f}s] {message}", file=sys.stderr, flush=True)
+def say(message: str, *, live: bool = False) -> None:
+    """One line with the seconds since the program started. On a terminal a `live` line is written over by the next one."""
+    terminal = sys.stderr.isatty()
+    clear, end = ("\r\033[K", "" if live else "\n") if terminal else ("", "\n")
+    line = f"[{time.monotonic() - _started:6.1f}s] {message}"
+    if terminal and live:
+        line = line[: shutil.get_terminal_size().columns - 1]
+    print(clear + line, end=end, file=sys.stderr, flush=True)
 
 
 def leave(path: Path, **values: object) -> None:
@@ -39,7 +45,7 @@ def follow(describe: Callable[[], str | None]) -> Iterator[None]:
             except (OSError, ValueError, KeyError, IndexError):  # a file that a worker is just replacing
                 continue
             if text and text != last:
-                say(text)
+                say(text, live=True)
                 last = text
 
     thread = threading.Thread(target=watch, daemon=True)

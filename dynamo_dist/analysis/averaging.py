@@ -39,7 +39,7 @@ def average_vectors(meta: MetaModel, *, seed: int = 0) -> list[tuple[str, str, s
     so that the larger group does not dominate). `random_theta`: isotropic normal with the embedding's root mean square radius:
     the control against a meta-model that solves the task at every theta.
     """
-    specs = [meta.population.by_id[id] for id in meta.network_ids]
+    specs = [meta.population.spec(id) for id in meta.network_ids]
     groups = {spec.group: spec for spec in specs}
     mean = {name: meta.embedding[[spec.group == name for spec in specs]].mean(axis=0) for name in groups}
     vectors = [("within", name, groups[name].target, mean[name]) for name in groups]

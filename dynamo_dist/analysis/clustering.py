@@ -21,7 +21,7 @@ def adjusted_rand(embedding: np.ndarray, labels: Sequence[str], *, seed: int = 0
 
 def cluster(meta: MetaModel) -> dict[str, float]:
     """Adjusted Rand index of the embedding against the computation, and, as information, against the architecture."""
-    specs = [meta.population.by_id[id] for id in meta.network_ids]
+    specs = [meta.population.spec(id) for id in meta.network_ids]
     return {
         "adjusted_rand": adjusted_rand(meta.embedding, [spec.computation for spec in specs]),
         "adjusted_rand_architecture": adjusted_rand(meta.embedding, [spec.architecture.label for spec in specs]),

@@ -9,6 +9,7 @@ Legend: N examples, T time steps, I input features, C classes, O output values.
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,20 @@ class Examples:
             cut = target[index]
             targets[name] = cut.narrow(index.dim(), 0, time) if _every_step(target) else cut
         return Examples(inputs=inputs, lengths_N=lengths, targets=targets)
+
+    def batches(self, numbers: int) -> Iterator[Tensor]:
+        """Indices of all examples, those of like length together (less padding), in batches of about 8 million intermediate numbers
+        (32 MB), of which one example makes `numbers`.
+
+        Larger batches are slower: every operation then goes through main memory (2.4 times at 250 sequences, 6 networks, K = 128).
+        """
+        order = torch.arange(len(self)) if self.lengths_N is None else torch.argsort(self.lengths_N, stable=True)
+        yield from order.split(max(1, 8_000_000 // numbers))
+
+    def to(self, device: torch.device) -> "Examples":
+        """The same on a device."""
+        lengths = None if self.lengths_N is None else self.lengths_N.to(device)
+        return Examples(inputs=self.inputs.to(device), lengths_N=lengths, targets={k: y.to(device) for k, y in self.targets.items()})
 
 
 def _every_step(target: Tensor) -> bool:

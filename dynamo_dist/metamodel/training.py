@@ -72,10 +72,10 @@ def partition(population: Population, workers: int) -> list[tuple[str, ...]]:
         raise InputError(f"{workers} workers for {len(sound)} networks: a worker needs at least one network; use fewer workers")
     shards: list[list[str]] = [[] for _ in range(workers)]
     load = [0] * workers
-    for id in sorted(sound, key=lambda id: -population.by_id[id].architecture.hidden):  # stable: ties keep their order
+    for id in sorted(sound, key=lambda id: -population.spec(id).architecture.hidden):  # stable: ties keep their order
         lightest = load.index(min(load))
         shards[lightest].append(id)
-        load[lightest] += population.by_id[id].architecture.hidden
+        load[lightest] += population.spec(id).architecture.hidden
     place = {id: index for index, id in enumerate(population.network_ids)}
     return [tuple(sorted(shard, key=place.__getitem__)) for shard in shards]
 

@@ -1,6 +1,7 @@
 """What networks must share to be stacked: their architecture, a frozen value that survives JSON."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,10 @@ class Recurrent:
         """Multiply-adds of one step, relative cost for the plan."""
         return GATES[self.cell] * self.hidden * (self.hidden + self.features)
 
+    def intermediate(self, shape: tuple[int, ...]) -> int:
+        """Numbers that one input of this shape (without N) makes on its way."""
+        return shape[0] * GATES[self.cell] * self.hidden
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convolutional:
@@ -91,6 +96,10 @@ class Convolutional:
         _, rows, columns = input_shape
         return self.depth * 9 * self.width * self.width * rows * columns
 
+    def intermediate(self, shape: tuple[int, ...]) -> int:
+        """Numbers that the largest layer makes of one image of this shape."""
+        return self.width * shape[-2] * shape[-1]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
@@ -118,6 +127,10 @@ class Imported:
     def operations(self, input_shape: tuple[int, ...]) -> int:
         """Unknown; such networks are not trained here."""
         return 1
+
+    def intermediate(self, shape: tuple[int, ...]) -> int:
+        """A guess: as many as a hundred times the input."""
+        return 100 * math.prod(shape)
 
 
 Architecture = Recurrent | Convolutional | Imported

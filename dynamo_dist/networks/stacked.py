@@ -43,6 +43,9 @@ class Stacked:
         """
         raise NotImplementedError
 
+    def update_buffers(self, active_M: Tensor) -> None:
+        """After a call in training: let the networks where `active_M` (bool) is true take what it has measured into their buffers."""
+
     def network(self, position: int) -> nn.Module:
         """One of them as a plain `torch.nn.Module` with the same outputs."""
         raise NotImplementedError
@@ -55,6 +58,10 @@ class Stacked:
     @property
     def count(self) -> int:
         return next(iter(self.parameters.values())).shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.parameters.values())).dtype
 
     def _with(self, tensors: Mapping[str, Tensor]) -> Self:
         return type(self)(self.architecture, tensors)

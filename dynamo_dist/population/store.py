@@ -1,32 +1,40 @@
 """The store of a population: one folder.
 
 population/
-  population.json          format, name of the data set's hash
-  data.safetensors         the data set, read by every actor from here
+  population.json          format, hashes of the data sets
+  data/<name>.safetensors  the data sets, read by every worker from here
   specs.parquet            one row per network: its specification
-  journal.jsonl            append-only, one line per committed chunk
+  plan.parquet             one row per network, in the order of the chunks: its row in specs.parquet, its chunk and its cost
+  journal.jsonl            append-only, one line per committed chunk: its name, its first position in the plan, its networks
   chunks/<hash of specs>/  weights.safetensors, results.parquet, manifest.json
 """
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from dynamo_dist.commit import MANIFEST, append_line, commit_folder, read_lines, sha256, verify_folder, write_json
+from dynamo_dist.commit import MANIFEST, Corrupted, append_line, commit_folder, damage, read_lines, sha256, verify_folder, write_json
 from dynamo_dist.data import Dataset
 from dynamo_dist.errors import InputError
 from dynamo_dist.networks import Stacked, stack_of
-from dynamo_dist.population.plan import Chunk
-from dynamo_dist.population.specs import NetworkSpec, check_specs
-from dynamo_dist.population.training import TrainedChunk
+from dynamo_dist.networks.architecture import from_dict
+from dynamo_dist.population.plan import Chunk, Plan, costs, make_plan
+from dynamo_dist.population.specs import NetworkSpec, Specs, check_specs, digest
+from dynamo_dist.population.training import measured_bytes
 
-FORMAT = 1
+FORMAT = 2
+# Threads that verify committed files: hashing leaves Python's lock.
+_VERIFIERS = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,77 +45,158 @@ class Stack:
     networks: Stacked
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """What is recorded of the networks of a chunk, a value per network."""
+
+    # Mean training loss at the end; None for a network that was not trained here.
+    loss: list[float | None]
+    curve: list[list[float]]
+    steps: list[int]
+    # Share of the answers on the test part that are right; None for networks that answer with values.
+    accuracy: list[float | None]
+    # R^2 of the answers on the test part; None for networks that answer with classes.
+    r2: list[float | None]
+    # Step at which it was frozen because its gradient was not finite, or -1.
+    failed_at: list[int]
+    # Why it was not trained to the end, or None.
+    failure: list[str | None]
+
+    SCHEMA = pa.schema(
+        [
+            ("loss", pa.float64()),
+            ("curve", pa.list_(pa.float64())),
+            ("steps", pa.int64()),
+            ("accuracy", pa.float64()),
+            ("r2", pa.float64()),
+            ("failed_at", pa.int64()),
+            ("failure", pa.string()),
+        ]
+    )
+
+    def table(self, ids: Sequence[str]) -> pa.Table:
+        columns = {name: pa.array(getattr(self, name), type_) for name, type_ in zip(self.SCHEMA.names, self.SCHEMA.types, strict=True)}
+        return pa.table({"id": pa.array(ids, pa.string()), **columns})
+
+
 class Population:
     """A population on disk. Complete when every specified network is in a committed chunk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         header = self.path / "population.json"
         if not header.exists():
             raise InputError(f"{self.path} holds no population (no population.json there); give the folder that training wrote")
         self.header = json.loads(header.read_text())
         if self.header["format"] != FORMAT:
-            raise InputError(f"{self.path} has population format {self.header['format']}; this version reads {FORMAT}")
-        table = pq.read_table(self.path / "specs.parquet")
-        self.specs = tuple(NetworkSpec.from_json(text) for text in table["spec"].to_pylist())
-        self.by_id = {spec.id: spec for spec in self.specs}
+            raise InputError(
+                f"{self.path} has population format {self.header['format']}, and this version reads {FORMAT}: train it again in a new folder"
+            )
+        self.specs = Specs(pq.read_table(self.path / "specs.parquet"))
+        plan = pq.read_table(self.path / "plan.parquet")
+        chunk_N = plan["chunk"].to_numpy()
+        self.plan = Plan(
+            order=plan["row"].to_numpy(),
+            bounds=np.concatenate([[0], np.flatnonzero(np.diff(chunk_N)) + 1, [len(chunk_N)]]),
+            costs=plan["cost"].to_numpy(),
+        )
 
     # ---- making one ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, specs: Sequence[NetworkSpec], data: Dataset) -> "Population":
-        """Lay down an empty population, or return the one that is there if it is the same; refuse to mix two."""
-        check_specs(specs, targets=data.outputs, available=len(data.base))
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        new = path / ".data.safetensors.new"
-        data.save(new)
-        digest = sha256(new)
-        if (path / "population.json").exists():
-            new.unlink()
+    def create(
+        cls,
+        path: str | Path,
+        specs: Iterable[NetworkSpec],
+        data: Dataset | Mapping[str, Dataset],
+        *,
+        workers: int = 1,
+        bytes_per_network: Callable[[NetworkSpec, Dataset], int] | None = None,
+    ) -> "Population":
+        """Lay down an empty population and its plan, or return the one that is there if it is the same; refuse to mix two.
+
+        `data`: one data set, or several by name; `workers`: how many will train it; `bytes_per_network`: memory that one more
+        network in a stack takes, measured if it is not given.
+        """
+        datasets = {"data": data} if isinstance(data, Dataset) else dict(data)
+        specs, path = Specs.of(specs), Path(path)
+        check_specs(specs, datasets)
+        (path / "data").mkdir(parents=True, exist_ok=True)
+        hashes = {}
+        for name, dataset in datasets.items():
+            new = path / "data" / f".{name}.safetensors.new"
+            dataset.save(new)
+            hashes[name] = sha256(new)
+        fresh = not (path / "population.json").exists()
+        for name in datasets:
+            new = path / "data" / f".{name}.safetensors.new"
+            new.replace(path / "data" / f"{name}.safetensors") if fresh else new.unlink()
+        if not fresh:
             there = cls(path)
-            if there.specs != tuple(specs) or there.header["data_sha256"] != digest:
+            if there.specs != specs or there.header["data"] != hashes:
                 raise InputError(f"{path} holds a population of other networks or other data; choose another folder, or use --overwrite")
             return there
-        new.replace(path / "data.safetensors")
-        columns = {
-            "id": [s.id for s in specs],
-            "group": [s.group for s in specs],
-            "computation": [s.computation for s in specs],
-            "architecture": [s.architecture.label for s in specs],
-            "seed": [s.seed for s in specs],
-            "samples": [s.samples for s in specs],
-            "spec": [s.to_json() for s in specs],
-        }
-        pq.write_table(pa.table(columns), path / "specs.parquet")
+        pq.write_table(specs.table, path / "specs.parquet")
+        measure = bytes_per_network or measured_bytes
+        plan = make_plan(
+            specs,
+            costs(specs, {name: dataset.input_shape for name, dataset in datasets.items()}),
+            workers=workers,
+            bytes_per_network=lambda spec: measure(spec, datasets[spec.data]),
+        )
+        chunk = np.repeat(np.arange(len(plan)), np.diff(plan.bounds))
+        pq.write_table(pa.table({"row": plan.order, "chunk": chunk, "cost": plan.costs}), path / "plan.parquet")
         (path / "chunks").mkdir(exist_ok=True)
         # The header comes last: a folder without it is no population.
-        write_json(path / "population.json", {"format": FORMAT, "networks": len(specs), "data_sha256": digest})
+        write_json(path / "population.json", {"format": FORMAT, "networks": len(specs), "data": hashes})
         return cls(path)
 
-    def commit(self, chunk: Chunk, trained: TrainedChunk, results: dict[str, list]) -> None:
-        """Commit a trained chunk; `results`: further columns, a value per network."""
+    def chunk_specs(self, chunk: Chunk) -> list[NetworkSpec]:
+        return list(self.specs.take(self.plan.rows(chunk)))
+
+    def chunk_name(self, specs: Sequence[NetworkSpec]) -> str:
+        """Of the networks of a chunk: a hash of their specifications and of the data."""
+        return digest(specs, self.header["data"][specs[0].data])
+
+    def commit(self, name: str, specs: Sequence[NetworkSpec], networks: Stacked, results: Results) -> None:
+        """Commit trained networks as the chunk `name`."""
 
         def write(folder: Path) -> None:
-            tensors = {name: p.contiguous() for name, p in trained.networks.tensors.items()}
-            save_file(tensors, folder / "weights.safetensors", metadata={"ids": json.dumps([s.id for s in chunk.specs])})
-            columns = {"id": [s.id for s in chunk.specs], "loss": trained.loss, "failed_at": trained.failed_at, **results}
-            pq.write_table(pa.table(columns), folder / "results.parquet")
+            save_file({key: t.contiguous() for key, t in networks.tensors.items()}, folder / "weights.safetensors")
+            pq.write_table(results.table([spec.id for spec in specs]), folder / "results.parquet")
 
-        commit_folder(self.chunk_path(chunk.name), write)
+        commit_folder(self.chunk_path(name), write)
 
     def is_committed(self, name: str) -> bool:
         """Whether a chunk's folder is there and whole."""
         return (self.chunk_path(name) / MANIFEST).exists()
 
-    def record(self, name: str, networks: int) -> None:
+    def record(self, name: str, chunk: Chunk) -> None:
         """Enter a committed chunk in the journal. Only the process that runs the population does this."""
-        append_line(self.path / "journal.jsonl", {"chunk": name, "networks": networks})
+        append_line(self.path / "journal.jsonl", {"chunk": name, **dataclasses.asdict(chunk)})
 
-    def remaining(self) -> list[NetworkSpec]:
-        """Networks that are in no recorded chunk."""
-        done = {id for name in self.committed() for id in self._ids(name)}
-        return [spec for spec in self.specs if spec.id not in done]
+    def remaining(self) -> list[Chunk]:
+        """Chunks, or parts of them, that are not recorded, in the order of the plan."""
+        return self.plan.remaining(self.committed().values())
+
+    def set_damaged_aside(self) -> list[str]:
+        """Verify every recorded chunk; take those that are not what was committed out of the journal, and their folders out of the way.
+
+        Returns one sentence for each. Their networks are then among the remaining ones.
+        """
+        committed = self.committed()
+        with ThreadPoolExecutor(_VERIFIERS) as pool:
+            found = pool.map(lambda name: damage(self.chunk_path(name)), committed)
+            damaged = {name: wrong for name, wrong in zip(committed, found, strict=True) if wrong}
+        if damaged:
+            lines = [json.dumps(line) + "\n" for line in read_lines(self.path / "journal.jsonl") if line["chunk"] not in damaged]
+            new = self.path / ".journal.jsonl.new"
+            new.write_text("".join(lines))
+            new.replace(self.path / "journal.jsonl")
+            for name in damaged:
+                if self.chunk_path(name).exists():
+                    self.chunk_path(name).rename(self.path / f"damaged-{name}-{uuid.uuid4().hex[:8]}")
+        return [f"{wrong}; its networks are trained again" for wrong in damaged.values()]
 
     # ---- reading it ------------------------------------------------------------------------------------------------------
 
@@ -117,68 +206,112 @@ class Population:
 
         Raises `InputError` when there is none, when networks are missing, or when a file is not what was committed.
         """
-        population = cls(Path(path))
-        missing = len(population.specs) - sum(population.committed().values())
+        population = cls(path)
+        missing = len(population) - sum(chunk.networks for chunk in population.committed().values())
         if missing:
-            raise InputError(f"{path}: {missing} of {len(population.specs)} networks are not trained yet; continue the run with --resume")
-        for name in population.committed():
-            verify_folder(population.chunk_path(name))
+            raise InputError(f"{path}: {missing} of {len(population)} networks are not trained yet; continue the run with --resume")
+        with ThreadPoolExecutor(_VERIFIERS) as pool:
+            list(pool.map(lambda name: verify_folder(population.chunk_path(name)), population.committed()))
         return population
 
-    def committed(self) -> dict[str, int]:
-        """Committed chunks by name, with their numbers of networks, each once."""
-        return {line["chunk"]: line["networks"] for line in read_lines(self.path / "journal.jsonl")}
+    def committed(self) -> dict[str, Chunk]:
+        """Recorded chunks by name, each once. Raises `Corrupted` if a network is in two."""
+        journal = self.path / "journal.jsonl"
+        chunks = {line["chunk"]: Chunk(first=line["first"], networks=line["networks"]) for line in read_lines(journal)}
+        end = 0
+        for chunk in sorted(chunks.values()):
+            if chunk.first < end or chunk.stop > len(self):
+                raise Corrupted(f"{journal} names the networks from position {chunk.first} twice; restore it, or use --overwrite")
+            end = chunk.stop
+        return chunks
 
     def chunk_path(self, name: str) -> Path:
         return self.path / "chunks" / name
 
+    @cached_property
+    def datasets(self) -> dict[str, Dataset]:
+        """The data sets by name."""
+        return {name: self.dataset(name) for name in self.header["data"]}
+
+    def dataset(self, name: str) -> Dataset:
+        return Dataset.open(self.path / "data" / f"{name}.safetensors")
+
     @property
     def data(self) -> Dataset:
-        """The data set that it was trained on."""
-        return Dataset.open(self.path / "data.safetensors")
+        """The data set of a population that has only one."""
+        if len(self.header["data"]) > 1:
+            raise InputError(f"{self.path} has several data sets ({', '.join(self.header['data'])}): take one from `datasets`")
+        return next(iter(self.datasets.values()))
 
     @property
     def network_ids(self) -> tuple[str, ...]:
-        return tuple(spec.id for spec in self.specs)
+        return self.specs.ids
+
+    def spec(self, id: str) -> NetworkSpec:
+        """The specification of a network."""
+        return self.specs[self.specs.row(id)]
 
     def __len__(self) -> int:
         return len(self.specs)
 
+    def results(self, name: str) -> pa.Table:
+        """What is recorded of the networks of a chunk, a row each."""
+        return pq.read_table(self.chunk_path(name) / "results.parquet")
+
     def table(self) -> pa.Table:
-        """Specifications and results, a row per network in the order of `network_ids`."""
-        specs = pq.read_table(self.path / "specs.parquet").drop_columns(["spec"])
-        results = pa.concat_tables(pq.read_table(self.chunk_path(name) / "results.parquet") for name in self.committed())
-        row = {id: index for index, id in enumerate(results["id"].to_pylist())}
-        results = results.take(pa.array([row[id] for id in self.network_ids]))
-        for name in results.column_names:
-            if name != "id":
-                specs = specs.append_column(name, results[name])
+        """Specifications and results, a row per network in the order of `network_ids`; of a population that is still in training, the
+        networks that are done. The column `architecture` is the short name."""
+        specs = self.specs.table
+        labels = specs["architecture"].combine_chunks()
+        names = pa.array([_label(text) for text in labels.dictionary.to_pylist()])
+        specs = specs.set_column(specs.schema.get_field_index("architecture"), "architecture", names.take(labels.indices))
+        committed = self.committed()
+        if not committed:
+            return specs.slice(0, 0)
+        results = pa.concat_tables(self.results(name) for name in committed)
+        rows = np.concatenate([self.plan.rows(chunk) for chunk in committed.values()])
+        order = np.argsort(rows)
+        specs = specs.take(pa.array(rows[order]))
+        results = results.take(pa.array(order))
+        for name in Results.SCHEMA.names:
+            specs = specs.append_column(name, results[name])
         return specs
 
-    def stacks(self, ids: Sequence[str] | None = None) -> Iterator[Stack]:
-        """The trained networks (or those named), stacked: all of one architecture together, in the order of `network_ids`."""
-        wanted = self.network_ids if ids is None else [id for id in self.network_ids if id in set(ids)]
-        parts: dict[str, tuple[Stacked, int]] = {}
-        for name in self.committed():
-            stack = self._chunk(name)
-            parts.update({id: (stack.networks, position) for position, id in enumerate(stack.ids)})
-        for architecture in dict.fromkeys(self.by_id[id].architecture for id in wanted):
-            mine = [id for id in wanted if self.by_id[id].architecture == architecture]
-            rows = [{name: p[parts[id][1]] for name, p in parts[id][0].tensors.items()} for id in mine]
-            stacked = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-            yield Stack(ids=tuple(mine), networks=stack_of(architecture, stacked))
+    def stacks(self, ids: Iterable[str] | None = None, *, networks: int | None = None) -> Iterator[Stack]:
+        """The trained networks (or those named), stacked: all of one architecture together, or at most `networks` at a time; in the
+        order of `network_ids` within an architecture."""
+        rows = np.arange(len(self)) if ids is None else np.sort([self.specs.row(id) for id in ids])
+        code, _ = self.specs.codes("architecture")
+        position = np.empty(len(self), dtype=np.int64)
+        position[self.plan.order] = np.arange(len(self))
+        chunks = sorted((chunk.first, name) for name, chunk in self.committed().items())
+        firsts = np.array([first for first, _ in chunks])
+        for architecture in dict.fromkeys(code[rows].tolist()):
+            mine = rows[code[rows] == architecture]
+            size = networks or len(mine)
+            load = lru_cache(maxsize=4)(lambda name: load_file(self.chunk_path(name) / "weights.safetensors"))
+            for start in range(0, len(mine), size):
+                part = mine[start : start + size]
+                yield Stack(ids=tuple(self.specs.ids[row] for row in part), networks=self._stack(part, position[part], firsts, chunks, load))
 
-    def _chunk(self, name: str) -> Stack:
-        ids = self._ids(name)
-        parameters = load_file(self.chunk_path(name) / "weights.safetensors")
-        return Stack(ids=tuple(ids), networks=stack_of(self.by_id[ids[0]].architecture, parameters))
-
-    def _ids(self, name: str) -> list[str]:
-        return pq.read_table(self.chunk_path(name) / "results.parquet", columns=["id"])["id"].to_pylist()
+    def _stack(self, rows, positions, firsts, chunks, load) -> Stacked:
+        """Networks at these rows from the chunks that hold them, each chunk read once."""
+        owner = np.searchsorted(firsts, positions, side="right") - 1
+        tensors: dict[str, torch.Tensor] = {}
+        for chunk in np.unique(owner):
+            there = np.flatnonzero(owner == chunk)
+            first, name = chunks[chunk]
+            for key, stored in load(name).items():
+                if key not in tensors:
+                    tensors[key] = stored.new_empty(len(rows), *stored.shape[1:])
+                tensors[key][there] = stored[positions[there] - first]
+        return stack_of(self.specs[int(rows[0])].architecture, tensors)
 
     def network(self, id: str) -> torch.nn.Module:
         """One network as a plain `torch.nn.Module`."""
-        if id not in self.by_id:
-            raise InputError(f"no network {id!r} in {self.path}; its networks are {', '.join(self.network_ids[:5])}, ...")
         (stack,) = self.stacks([id])
         return stack.networks.network(0)
+
+
+def _label(architecture: str) -> str:
+    return from_dict(json.loads(architecture)).label

@@ -1,28 +1,65 @@
-"""What an actor does for a population: train one chunk, test it, commit it. Paths come in, nothing but a name goes out."""
+"""What a worker does for a population: train one chunk, test it, commit it. Paths come in, nothing but a name goes out."""
 
-from collections.abc import Sequence
+import time
+from pathlib import Path
 
+import torch
+
+from dynamo_dist.networks import stack_class
 from dynamo_dist.population.plan import Chunk
-from dynamo_dist.population.store import Population
-from dynamo_dist.population.training import predictions, train_chunk
+from dynamo_dist.population.store import Population, Results
+from dynamo_dist.population.training import evaluate, train_chunk
 from dynamo_dist.progress import leave
 
+_opened: dict[tuple[str, int], Population] = {}
 
-def train_and_commit(population_path: str, name: str, ids: Sequence[str]) -> str:
-    """Train the chunk `name` of the networks `ids` and commit it to the store. Harmless to do twice."""
-    population = Population(population_path)
-    chunk = Chunk(name=name, specs=tuple(population.by_id[id] for id in ids))
+
+def _open(path: str) -> Population:
+    """The population, read once per process: of a million networks the specifications alone take seconds."""
+    key = (path, (Path(path) / "population.json").stat().st_mtime_ns)  # another one may have taken its place
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = Population(path)
+    return _opened[key]
+
+
+def train_and_commit(path: str, chunk: Chunk) -> str:
+    """Train a chunk and commit it to the store; returns its name. Harmless to do twice."""
+    population = _open(path)
+    specs = population.chunk_specs(chunk)
+    name = population.chunk_name(specs)
     if population.is_committed(name):
         return name
-    data = population.data
-    notes = population.path / "progress"
-    notes.mkdir(exist_ok=True)
+    data = population.datasets[specs[0].data]
+    output = data.outputs[specs[0].target]
+    began, note = time.monotonic(), population.path / "progress" / f"{chunk.first}.json"
+    label = f"{len(specs)} {specs[0].architecture.label}"
 
     def progress(step: int, steps: int, loss: float) -> None:
-        leave(notes / f"{name}.json", label=chunk.label, step=step, steps=steps, loss=loss)
+        examples = step * specs[0].batch * len(specs)
+        leave(note, label=label, networks=len(specs), step=step, steps=steps, loss=loss, rate=examples / (time.monotonic() - began))
 
-    trained = train_chunk(chunk.specs, data.base, progress=progress)
-    classes_MN = predictions(trained.networks, data.test)
-    accuracy = [float((row == data.test.targets[spec.target]).double().mean()) for row, spec in zip(classes_MN, chunk.specs, strict=True)]
-    population.commit(chunk, trained, {"accuracy": accuracy})
+    trained = train_chunk(specs, data.base, output, device="cuda" if torch.cuda.is_available() else "cpu", progress=progress)
+    score = evaluate(specs, trained.networks, data.test, output)
+    classes = output.kind == "classes"
+    results = Results(
+        loss=trained.loss,
+        curve=trained.curve,
+        steps=trained.steps,
+        accuracy=score if classes else [None] * len(specs),
+        r2=[None] * len(specs) if classes else score,
+        failed_at=trained.failed_at,
+        failure=[f"gradient not finite at step {step}, seed {s.seed}" if step >= 0 else None for step, s in zip(trained.failed_at, specs, strict=True)],
+    )
+    population.commit(name, specs, trained.networks, results)
+    return name
+
+
+def commit_failure(path: str, chunk: Chunk, reason: str) -> str:
+    """Commit a network that cannot be trained, with its initial parameters and the reason."""
+    population = _open(path)
+    specs = population.chunk_specs(chunk)
+    name, (spec,) = population.chunk_name(specs), specs
+    results = Results(loss=[None], curve=[[]], steps=[0], accuracy=[None], r2=[None], failed_at=[0], failure=[reason])
+    population.commit(name, specs, stack_class(spec.architecture).initial(spec.architecture, [spec.seed]), results)
     return name

@@ -1,5 +1,6 @@
 """Where work runs: in this process (`LocalRuntime`, the oracle), or on Ray (`RayRuntime`, the only code that imports it)."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -13,8 +14,8 @@ class Runtime(Protocol):
     # Processes that work at the same time; 0: this one.
     workers: int
 
-    def map(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
-        """Yield (index of the job, function(*job)) as jobs finish. Jobs are idempotent: a job whose worker died is done again."""
+    def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
+        """As `jobs.Runner.run`."""
 
     def train(self, jobs: Sequence[TrainingJob]) -> None:
         """Train or continue meta-models, one after the other, each on `workers` workers together."""

@@ -1,8 +1,10 @@
 """Everything in this process, one thing after the other: the oracle of the distributed runtime."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from dynamo_dist.jobs import attempt
 from dynamo_dist.metamodel.training import Alone, TrainingJob, train_shard
 
 
@@ -14,9 +16,10 @@ class LocalRuntime:
 
     def __exit__(self, *exc_info: object) -> None: ...
 
-    def map(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
-        for index, job in enumerate(jobs):
-            yield index, function(*job)
+    def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
+        while jobs:
+            job = jobs.popleft()
+            yield job, attempt(function, job)
 
     def train(self, jobs: Sequence[TrainingJob]) -> None:
         for job in jobs:

@@ -7,12 +7,14 @@ import secrets
 import shutil
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dynamo_dist.commit import write_json
 from dynamo_dist.errors import InputError
+from dynamo_dist.jobs import LOST, MEMORY, Failure, attempt
 from dynamo_dist.metamodel.training import Diverged, TrainingJob, train_shard
 from dynamo_dist.progress import say
 
@@ -31,16 +33,10 @@ try:
 except ImportError as error:
     raise InputError(f"workers need Ray ({error}): pip install 'dynamo-jordan[ray]', or use --workers 0 for one process") from None
 
-# How often a job is given to another worker after its worker died.
-ATTEMPTS = 3
 # Seconds after which a worker that waits for the others gives up: nothing hangs for ever.
 COLLECTIVE_TIMEOUT = 600
 # What a worker leaves for the command when trying again would be of no use.
 FAILURE = "failed.json"
-
-
-class LostWorker(RuntimeError):
-    """A job took its worker down every time it was tried."""
 
 
 class _Worker:
@@ -52,7 +48,7 @@ class _Worker:
         torch.set_num_threads(1)
 
     def call(self, function: Callable[..., Any], job: tuple) -> Any:
-        return function(*job)
+        return attempt(function, job)
 
 
 class _Collective:
@@ -186,30 +182,30 @@ class RayRuntime:
         while self._pool:
             ray.kill(self._pool.pop())
 
-    def map(self, function: Callable[..., Any], jobs: Sequence[tuple]) -> Iterator[tuple[int, Any]]:
-        """Actors pull jobs; a job whose actor died is given out again, up to `ATTEMPTS` times in all."""
-        idle, waiting = list(self._actors(len(jobs))), list(range(len(jobs)))
-        attempts = [0] * len(jobs)
-        running: dict[Any, tuple[Any, int]] = {}
+    def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
+        """Actors pull jobs; one that died is replaced."""
+        idle = list(self._actors(len(jobs)))
+        running: dict[Any, tuple[Any, tuple]] = {}
         try:
-            while waiting or running:
-                while idle and waiting:
-                    actor, index = idle.pop(), waiting.pop(0)
-                    attempts[index] += 1
-                    running[actor.call.remote(function, jobs[index])] = (actor, index)
+            while jobs or running:
+                if jobs and not idle:  # fewer jobs than workers at first, and more now
+                    known = len(self._pool)
+                    idle += self._actors(known + len(jobs))[known:]
+                while idle and jobs:
+                    actor, job = idle.pop(), jobs.popleft()
+                    running[actor.call.remote(function, job)] = (actor, job)
                 (ready,), _ = ray.wait(list(running), num_returns=1)
-                actor, index = running.pop(ready)
+                actor, job = running.pop(ready)
                 try:
                     result = ray.get(ready)
                 except (RayActorError, ActorUnavailableError) as error:
-                    idle.append(self._replace(actor))
-                    if attempts[index] == ATTEMPTS:
-                        raise LostWorker(f"job {index + 1} of {len(jobs)} lost its worker {ATTEMPTS} times: {error}") from None
-                    say(f"a worker died; job {index + 1} of {len(jobs)} is tried again ({attempts[index] + 1} of {ATTEMPTS})")
-                    waiting.append(index)
-                    continue
+                    actor = self._replace(actor)
+                    result = Failure(kind=LOST, message=str(error).splitlines()[0])
+                except ray.exceptions.OutOfMemoryError as error:  # Ray ends a worker before the machine is out of memory
+                    actor = self._replace(actor)
+                    result = Failure(kind=MEMORY, message=str(error).splitlines()[0])
                 idle.append(actor)
-                yield index, result
+                yield job, result
         finally:
             if running:  # an error or an interrupt: what still runs has no reader any more
                 self._dismiss()

@@ -4,8 +4,8 @@ from small_population import make_specs
 
 from dynamo_dist.data.valence import ValenceTask, make_valence
 from dynamo_dist.population import Population
-from dynamo_dist.population.plan import plan_chunks
-from dynamo_dist.population.work import train_and_commit
+from dynamo_dist.population.scheduling import train_remaining
+from dynamo_dist.runtime import LocalRuntime
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,5 @@ def population(valence, tmp_path_factory):
     """Six small trained networks on disk. Tests must not change it."""
     folder = tmp_path_factory.mktemp("population") / "population"
     store = Population.create(folder, make_specs(valence), valence)
-    for chunk in plan_chunks(store.specs, data=store.header["data_sha256"], workers=1):
-        train_and_commit(str(folder), chunk.name, [spec.id for spec in chunk.specs])
-        store.record(chunk.name, len(chunk.specs))
+    train_remaining(store, LocalRuntime())
     return Population.open(folder)

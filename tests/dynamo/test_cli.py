@@ -173,6 +173,11 @@ def ray_processes():
     return found
 
 
+def listen_to_interrupts():
+    """A shell starts what runs in the background deaf to interrupts, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["population: 0/8 done", "meta-models: workers are starting", "): step"])
 def test_interrupt_stops_workers_and_ray_and_the_run_can_be_resumed(tmp_path, when):
@@ -180,7 +185,7 @@ def test_interrupt_stops_workers_and_ray_and_the_run_can_be_resumed(tmp_path, wh
     out = tmp_path / "out"
     # Many meta-models: training must still be going on when its progress has been seen.
     arguments = [COMMAND, "run", "valence", "--size", "tiny", "--workers", "2", "--seeds", "30", "--out", str(out)]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen_to_interrupts) as process:
         for line in process.stderr:
             if when in line:
                 break

@@ -1,6 +1,8 @@
 """Training of a stack against a loop of torch modules; what neighbours may not do to each other; the plan."""
 
 import dataclasses
+import json
+import re
 
 import numpy as np
 import pytest
@@ -8,25 +10,15 @@ import torch
 from small_population import make_specs
 
 from dynamo_dist import InputError
-from dynamo_dist.networks import stack_class
-from dynamo_dist.population import plan
-from dynamo_dist.population.specs import NetworkSpec, check_specs
-from dynamo_dist.population.training import StackedAdam, batch_order, clip_per_network, schedule, train_chunk
+from dynamo_dist.data import Output
+from dynamo_dist.networks import Convolutional
+from dynamo_dist.networks.architecture import from_dict
+from dynamo_dist.population.plan import Chunk, costs, make_plan
+from dynamo_dist.population.reference import train_alone
+from dynamo_dist.population.specs import NetworkSpec, Specs, check_specs
+from dynamo_dist.population.training import StackedAdam, batch_order, clip_per_network, train_chunk
 
-
-def train_alone(spec, data):
-    """The same training of one network with torch's own module, optimiser and clipping."""
-    module = stack_class(spec.architecture).initial(spec.architecture, [spec.seed]).to(torch.float64).network(0)
-    optimiser = torch.optim.Adam(module.parameters(), lr=spec.learning_rate)
-    for step, index in enumerate(torch.from_numpy(batch_order(spec, len(data)))):
-        part = data.select(index)
-        _, logits = module(part.inputs, part.lengths_N)
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(logits, part.targets[spec.target]).backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), spec.clip)
-        optimiser.param_groups[0]["lr"] = spec.learning_rate * schedule(step, spec.steps)
-        optimiser.step()
-    return module
+CLASSES = Output(kind="classes", size=2)
 
 
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
@@ -34,9 +26,9 @@ def test_stacked_training_equals_a_loop_of_torch_modules(valence, cell):
     specs = [spec for spec in make_specs(valence, epochs=3) if spec.architecture.cell == cell]
     # Each with its own learning rate and clipping.
     specs = [dataclasses.replace(spec, learning_rate=1e-3 * (i + 1), clip=0.1 * (i + 1)) for i, spec in enumerate(specs)]
-    trained = train_chunk(specs, valence.base, dtype=torch.float64)
+    trained = train_chunk(specs, valence.base, CLASSES, dtype=torch.float64)
     for m, spec in enumerate(specs):
-        ours, theirs = trained.networks.network(m).state_dict(), train_alone(spec, valence.base).state_dict()
+        ours, theirs = trained.networks.network(m).state_dict(), train_alone(spec, valence.base, CLASSES, dtype=torch.float64).state_dict()
         for name in theirs:
             # 24 steps of Adam: rounding enters through g / (sqrt(v) + eps), relative to each entry's own gradient.
             assert (ours[name] - theirs[name]).norm() <= 1e-9 * theirs[name].norm().clamp(min=1.0), name
@@ -44,9 +36,9 @@ def test_stacked_training_equals_a_loop_of_torch_modules(valence, cell):
 
 def test_a_poisoned_network_is_frozen_and_its_neighbours_do_not_notice(valence):
     specs = [spec for spec in make_specs(valence) if spec.architecture.cell == "gru"]
-    sound = train_chunk(specs, valence.base)
+    sound = train_chunk(specs, valence.base, CLASSES)
     # A learning rate that overflows float32 within a few steps.
-    poisoned = train_chunk([dataclasses.replace(specs[0], learning_rate=1e38), *specs[1:]], valence.base)
+    poisoned = train_chunk([dataclasses.replace(specs[0], learning_rate=1e38), *specs[1:]], valence.base, CLASSES)
     assert sound.failed_at == [-1] * len(specs)
     assert poisoned.failed_at[0] >= 0 and poisoned.failed_at[1:] == [-1] * (len(specs) - 1)
     for name, p in poisoned.networks.parameters.items():
@@ -55,7 +47,7 @@ def test_a_poisoned_network_is_frozen_and_its_neighbours_do_not_notice(valence):
 
 def test_a_network_does_not_depend_on_the_chunk_beyond_rounding(valence):
     specs = [spec for spec in make_specs(valence) if spec.architecture.cell == "gru"]
-    together, alone = train_chunk(specs, valence.base, dtype=torch.float64), train_chunk(specs[2:3], valence.base, dtype=torch.float64)
+    together, alone = train_chunk(specs, valence.base, CLASSES, dtype=torch.float64), train_chunk(specs[2:3], valence.base, CLASSES, dtype=torch.float64)
     for name, p in alone.networks.parameters.items():
         assert torch.allclose(together.networks.parameters[name][2], p[0], rtol=1e-9, atol=1e-9)
 
@@ -68,9 +60,9 @@ def test_adam_with_a_rate_per_network_is_torchs_adam():
     optimiser = StackedAdam([ours])
     theirs = [row.clone().requires_grad_() for row in start]
     references = [torch.optim.Adam([p], lr=float(rate)) for p, rate in zip(theirs, rates, strict=True)]
-    for g in gradients:
+    for step, g in enumerate(gradients):
         ours.grad = g.clone()
-        optimiser.step(rates)
+        optimiser.step(rates, optimiser.corrections(step))
         for p, row, reference in zip(theirs, g, references, strict=True):
             p.grad = row.clone()
             reference.step()
@@ -103,33 +95,81 @@ def test_order_of_the_data_is_epochs_over_the_own_subset(valence):
     assert set(other.flatten()) != set(order.flatten())
 
 
+def plan_of(specs, workers, **limits):
+    """A plan in which every network takes a megabyte."""
+    table = Specs.of(specs)
+    return make_plan(table, costs(table, {"data": ()}), workers=workers, bytes_per_network=lambda spec: 10**6, **limits)
+
+
 def test_plan_holds_every_network_once_and_stacks_only_what_fits(valence):
     specs = make_specs(valence, networks=5)
     for workers in (1, 2, 3, 50):
-        chunks = plan.plan_chunks(specs, data="x", workers=workers)
-        assert sorted(spec.id for chunk in chunks for spec in chunk.specs) == sorted(spec.id for spec in specs)
-        assert all(len({spec.architecture for spec in chunk.specs}) == 1 for chunk in chunks)
-        assert len({chunk.name for chunk in chunks}) == len(chunks)
-        assert [chunk.cost for chunk in chunks] == sorted((chunk.cost for chunk in chunks), reverse=True)
+        plan = plan_of(specs, workers)
+        assert sorted(plan.order) == list(range(len(specs)))
+        members = [[specs[row] for row in plan.rows(chunk)] for chunk in plan.chunks()]
+        assert all(len({spec.architecture for spec in chunk}) == 1 for chunk in members)
+        assert len(members) >= min(workers, 2)
+    # Five networks of 1 MB in chunks of at most 2 MB.
+    small = list(plan_of(specs, 1, chunk_bytes=2 * 10**6).chunks())
+    assert max(chunk.networks for chunk in small) == 2 and sum(chunk.networks for chunk in small) == len(specs)
 
 
-def test_specs_survive_json(valence):
-    for spec in make_specs(valence):
-        assert NetworkSpec.from_json(spec.to_json()) == spec
+def test_networks_out_of_step_are_not_stacked(valence):
+    specs = make_specs(valence, networks=2)[:4]
+    specs[1] = dataclasses.replace(specs[1], samples=128)  # fewer steps per epoch
+    specs[3] = dataclasses.replace(specs[3], learning_rate=0.5, clip=3.0, schedule="constant")  # its own affair
+    sizes = sorted(chunk.networks for chunk in plan_of(specs, 1).chunks())
+    assert sizes == [1, 3]
+
+
+def test_what_remains_of_a_plan_is_what_was_not_done(valence):
+    plan = plan_of(make_specs(valence, networks=4), 1)
+    first, second = list(plan.chunks())
+    assert plan.remaining([]) == [first, second]
+    inside = Chunk(first=first.first + 2, networks=3)
+    left = plan.remaining([inside, second])
+    assert left == [Chunk(first=0, networks=2), Chunk(first=5, networks=first.networks - 5)]
+    a, b = first.halves()
+    assert plan.remaining([a]) == [b, second] and a.networks + b.networks == first.networks
+
+
+def test_specs_survive_columns_and_json(valence):
+    specs = make_specs(valence)
+    table = Specs.of(spec for spec in specs)
+    assert list(table) == specs and table[3] == specs[3] and table[-1] == specs[-1]
+    assert list(table.take([4, 0])) == [specs[4], specs[0]] and list(table[1:3]) == specs[1:3]
+    assert table == Specs.of(specs) and table != Specs.of(specs[::-1])
+    fields = json.loads(specs[0].to_json())
+    assert NetworkSpec(**{**fields, "architecture": from_dict(fields["architecture"])}) == specs[0]
 
 
 def test_wrong_specs_are_refused_with_the_field(valence):
     specs = make_specs(valence)
-    with pytest.raises(InputError, match="batch=300 is larger than its 256 samples"):
-        dataclasses.replace(specs[0], batch=300)
-    with pytest.raises(InputError, match="learning_rate=-1"):
-        dataclasses.replace(specs[0], learning_rate=-1.0)
-    with pytest.raises(InputError, match="two networks have the id"):
-        check_specs([specs[0], specs[0]], targets=["perfect"], available=400)
-    with pytest.raises(InputError, match="target='leaky' is not in the data set, which has: perfect"):
-        check_specs(specs, targets=["perfect"], available=400)
-    with pytest.raises(InputError, match="samples=256, but the labelled part has 100"):
-        check_specs(specs, targets=["perfect", "leaky"], available=100)
+    data = {"data": valence}
+    for field, value, message in (
+        ("batch", 300, "batch=300 is larger than its 256 samples"),
+        ("learning_rate", -1.0, "learning_rate=-1"),
+        ("schedule", "linear", "schedule='linear': expected one of cosine, constant"),
+        ("augmentation", "blur", "augmentation='blur': expected one of none, crop_flip, cutout, mixup"),
+        ("patience", 3, "patience=3 needs examples held out"),
+        ("validation", 1.5, "validation=1.5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(specs[0], **{field: value})
+    for change, message in (
+        ({"id": specs[1].id}, "two networks have the id 'perfect gru #1'"),
+        ({"target": "leek"}, "perfect gru #0: target='leek' is not in the data set, which has: leaky, perfect"),
+        ({"samples": 500}, "samples=500, but the labelled part has 400 examples"),
+        ({"data": "english"}, "data='english' is not in the population, which has: data"),
+        ({"augmentation": "cutout"}, "augmentation='cutout' is for images, and its data set holds tokens"),
+        ({"architecture": dataclasses.replace(specs[0].architecture, vocabulary=99)}, "architecture.vocabulary=99, but its data set has 6"),
+        ({"architecture": dataclasses.replace(specs[0].architecture, outputs=3)}, "architecture.outputs=3, but its data set has 2"),
+        ({"architecture": Convolutional(kind="cnn", depth=3, width=4, channels=1, outputs=2)}, "reads images, and its data set holds tokens"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            check_specs(Specs.of([dataclasses.replace(specs[0], **change), *specs[1:]]), data)
+    with pytest.raises(InputError, match="a population of no networks"):
+        Specs.of([])
 
 
 def test_valence_labels_are_the_signs_of_the_integrals(valence):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dynamo_dist import InputError, MetaModel, MetaModelConfig, Population
+from dynamo_dist.jobs import JobFailed, map_jobs
 from dynamo_dist.metamodel import checkpoint
 from dynamo_dist.metamodel.training import Alone, TrainingJob, train_shard
-from dynamo_dist.population.plan import plan_chunks
-from dynamo_dist.population.work import train_and_commit
+from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.runtime import open_runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # Ray's own warnings are not ours to fix
@@ -48,11 +48,7 @@ def test_population_on_ray_is_bitwise_that_of_one_process(runtime, population, v
 
     # The same plan as the fixture's: a chunk's result depends on its specs alone.
     store = Population.create(tmp_path / "population", make_specs(valence), valence)
-    chunks = plan_chunks(store.specs, data=store.header["data_sha256"], workers=1)
-    jobs = [(str(store.path), chunk.name, [spec.id for spec in chunk.specs]) for chunk in chunks]
-    for index, name in runtime.map(train_and_commit, jobs):
-        assert name == chunks[index].name
-        store.record(name, len(chunks[index].specs))
+    train_remaining(store, runtime)
     ours = {id: (stack.networks, row) for stack in Population.open(store.path).stacks() for row, id in enumerate(stack.ids)}
     for stack in population.stacks():
         for row, id in enumerate(stack.ids):
@@ -83,16 +79,14 @@ def test_two_ray_train_workers_are_one_process(runtime, population, tmp_path):
 
 def test_a_job_whose_worker_dies_is_done_by_another(runtime, tmp_path):
     jobs = [(str(tmp_path / f"marker-{value}"), value) for value in range(4)]
-    assert dict(runtime.map(_die_once, jobs)) == {0: 0, 1: 1, 2: 4, 3: 9}
+    assert dict(map_jobs(runtime, _die_once, jobs, print)) == {0: 0, 1: 1, 2: 4, 3: 9}
 
 
 def test_a_job_that_always_kills_its_worker_is_given_up_by_name(runtime):
-    from dynamo_dist.runtime.ray_runtime import LostWorker
-
-    with pytest.raises(LostWorker, match="job 1 of 1 lost its worker 3 times"):
-        list(runtime.map(_die_always, [()]))
+    with pytest.raises(JobFailed, match="job 1 of 1 lost its worker 3 times"):
+        list(map_jobs(runtime, _die_always, [()], print))
 
 
 def test_wrong_input_found_by_a_worker_is_not_tried_again(runtime):
     with pytest.raises(InputError, match="the data are wrong"):
-        list(runtime.map(_wrong_input, [()]))
+        list(map_jobs(runtime, _wrong_input, [()], print))

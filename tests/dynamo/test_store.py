@@ -9,7 +9,8 @@ from small_population import make_specs
 
 from dynamo_dist import InputError, Population
 from dynamo_dist.commit import Corrupted, append_line, commit_folder, read_lines, verify_folder
-from dynamo_dist.population.training import predictions
+from dynamo_dist.population.scheduling import train_remaining
+from dynamo_dist.runtime import LocalRuntime
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_table_and_networks_agree(population):
     test = population.data.test
     for id, accuracy in zip(table["id"].to_pylist(), table["accuracy"].to_pylist(), strict=True):
         _, logits = population.network(id)(test.inputs, test.lengths_N)
-        assert (logits.argmax(-1) == test.targets[population.by_id[id].target]).double().mean() == pytest.approx(accuracy, abs=0.011)
+        assert (logits.argmax(-1) == test.targets[population.spec(id).target]).double().mean() == pytest.approx(accuracy, abs=0.011)
 
 
 def test_stacks_hold_the_named_networks_in_order(population):
@@ -33,9 +34,19 @@ def test_stacks_hold_the_named_networks_in_order(population):
     assert tuple(id for stack in stacks for id in stack.ids) == wanted
     test = population.data.test
     for stack in stacks:
-        rows = predictions(stack.networks, test)
-        for id, row in zip(stack.ids, rows, strict=True):
-            assert torch.equal(row, population.network(id)(test.inputs, test.lengths_N)[1].argmax(-1))
+        _, logits_MBC = stack.networks(test.inputs[None], test.lengths_N[None])
+        for id, logits in zip(stack.ids, logits_MBC, strict=True):
+            assert torch.allclose(logits, population.network(id)(test.inputs, test.lengths_N)[1], atol=1e-5)
+
+
+def test_stacks_of_a_limited_size_are_the_same_networks(population):
+    whole = {id: (stack.networks, row) for stack in population.stacks() for row, id in enumerate(stack.ids)}
+    few = list(population.stacks(networks=3))
+    assert max(len(stack.ids) for stack in few) == 3 and sum(len(stack.ids) for stack in few) == len(population)
+    for stack in few:
+        for row, id in enumerate(stack.ids):
+            networks, position = whole[id]
+            assert all(torch.equal(p[row], networks.parameters[name][position]) for name, p in stack.networks.parameters.items())
 
 
 def test_the_same_population_is_found_again_another_is_refused(copy, valence):
@@ -50,11 +61,21 @@ def test_missing_networks_are_counted_and_planned_again(copy):
     journal.write_text(first + "\n")
     with pytest.raises(InputError, match=r"of 6 networks are not trained yet; continue the run with --resume"):
         Population.open(copy)
-    assert len(Population(copy).remaining()) == 6 - json.loads(first)["networks"]
+    left = Population(copy).remaining()
+    assert sum(chunk.networks for chunk in left) == 6 - json.loads(first)["networks"]
+    # What is there can be looked at meanwhile.
+    assert Population(copy).table().num_rows == json.loads(first)["networks"]
+
+
+def test_a_network_in_two_chunks_is_an_error(copy):
+    line = json.loads((copy / "journal.jsonl").read_text().splitlines()[0])
+    append_line(copy / "journal.jsonl", {**line, "chunk": "another"})
+    with pytest.raises(Corrupted, match="names the networks from position 0 twice"):
+        Population(copy).remaining()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damaged_weights_are_named(copy, damage):
+def test_damaged_weights_are_named_and_trained_again(copy, population, capsys, damage):
     weights = sorted(copy.glob("chunks/*/weights.safetensors"))[0]
     content = bytearray(weights.read_bytes())
     if damage == "remove":
@@ -66,6 +87,15 @@ def test_damaged_weights_are_named(copy, damage):
         weights.write_bytes(content)
     with pytest.raises(Corrupted, match=str(weights)):
         Population.open(copy)
+    # Training again makes good what was damaged, says so, and leaves the damaged folder to look at.
+    train_remaining(Population(copy), LocalRuntime())
+    assert f"{weights}" in capsys.readouterr().err
+    assert len(list(copy.glob("damaged-*"))) == 1
+    repaired = {id: (stack.networks, row) for stack in Population.open(copy).stacks() for row, id in enumerate(stack.ids)}
+    for stack in population.stacks():
+        for row, id in enumerate(stack.ids):
+            networks, position = repaired[id]
+            assert all(torch.equal(p[row], networks.parameters[name][position]) for name, p in stack.networks.parameters.items())
 
 
 def test_a_torn_last_line_is_ignored_and_the_next_writer_removes_it(tmp_path):

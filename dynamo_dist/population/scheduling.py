@@ -1,0 +1,119 @@
+"""Training of a whole population: which chunk is next, and what becomes of one that fails.
+
+| what happened | what is done |
+| --- | --- |
+| worker died | the chunk is given to another, `ATTEMPTS` times in all; then as for an error |
+| out of memory | the chunk is halved |
+| error | the chunk is halved until the network that causes it is alone; that one is recorded as failed, its neighbours are trained |
+| gradient not finite | the network is frozen and recorded, inside the stack; nothing is tried again |
+| storage | everything stops; what was committed stays |
+| wrong input | everything stops |
+
+Halving changes the stack that a network is trained in, and so its result by rounding; nothing else changes it.
+"""
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dynamo_dist.errors import InputError
+from dynamo_dist.jobs import ATTEMPTS, LOST, STORAGE, Failure, JobFailed, Runner
+from dynamo_dist.population.plan import Chunk
+from dynamo_dist.population.store import Population
+from dynamo_dist.population.work import commit_failure, train_and_commit
+from dynamo_dist.progress import follow, say
+
+# Single networks that may fail with an error before any has been trained: then it is not the networks that are wrong.
+HOPELESS = 3
+
+
+def train_remaining(population: Population, runner: Runner, *, work: Callable[..., str] = train_and_commit) -> None:
+    """Train and commit every network that is not recorded yet. Raises `InputError` when storage fails or input is wrong, `JobFailed`
+    when nothing can be trained at all. `work`: what a worker does with a chunk."""
+    for sentence in population.set_damaged_aside():
+        say(sentence)
+    chunks = population.remaining()
+    if not chunks:
+        return
+    path = str(population.path.resolve())
+    notes = population.path / "progress"
+    notes.mkdir(exist_ok=True)
+    for leftover in notes.iterdir():
+        leftover.unlink()
+    count = _Count(total=len(population), done=len(population) - sum(c.networks for c in chunks), cost=sum(map(population.plan.cost, chunks)))
+    say(f"population: {count.total - count.done} of {count.total} networks to train in {population.path}, {len(chunks)} chunks")
+    # Longest first, so that the last ones to end are short.
+    chunks.sort(key=lambda chunk: -population.plan.cost(chunk))
+    queue = deque((path, chunk) for chunk in chunks)
+    lost: Counter[Chunk] = Counter()
+    with follow(lambda: _progress(population, count)):
+        for (_, chunk), result in runner.run(work, queue):
+            (notes / f"{chunk.first}.json").unlink(missing_ok=True)
+            if not isinstance(result, Failure):
+                population.record(result, chunk)
+                count.trained += chunk.networks
+                count.failed += population.results(result)["failure"].drop_null().length()
+                count.finish(chunk.networks, population.plan.cost(chunk))
+                say(f"population: {count.done} of {count.total} networks trained and committed")
+                continue
+            where = f"networks {population.specs.ids[population.plan.order[chunk.first]]!r}, ... ({chunk.networks})"
+            if result.kind == STORAGE:
+                raise InputError(f"{population.path} cannot be written ({result.message}): make room, and continue with --resume")
+            if result.kind == LOST:
+                lost[chunk] += 1
+                if lost[chunk] < ATTEMPTS:
+                    say(f"a worker died while it trained {where}; they are tried again ({lost[chunk] + 1} of {ATTEMPTS})")
+                    queue.append((path, chunk))
+                    continue
+            if chunk.networks > 1:
+                say(f"{result.kind}: {where} are tried again in two halves ({result.message})")
+                queue.extend((path, half) for half in chunk.halves())
+                continue
+            count.failed += 1
+            if not count.trained and count.failed >= HOPELESS:
+                raise JobFailed(f"the first {count.failed} networks failed, the last with {result.kind}: {result.message}")
+            name = commit_failure(path, chunk, f"{result.kind}: {result.message}")
+            population.record(name, chunk)
+            count.finish(1, population.plan.cost(chunk))
+            say(f"population: {where} cannot be trained ({result.kind}: {result.message}); recorded as failed")
+
+
+@dataclass
+class _Count:
+    """What the progress line counts."""
+
+    total: int
+    done: int
+    # Cost of what this call has to do, and of what it has done.
+    cost: float
+    finished: float = 0.0
+    trained: int = 0
+    failed: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def finish(self, networks: int, cost: float) -> None:
+        self.done += networks
+        self.finished += cost
+
+
+def _progress(population: Population, count: _Count) -> str:
+    """The live line: networks done, running and failed, what runs, examples per second, time left."""
+    notes = {path.stem: json.loads(path.read_text()) for path in sorted((population.path / "progress").glob("*.json"))}
+    failed = f", {count.failed} failed" if count.failed else ""
+    if not notes:
+        return f"population: {count.done}/{count.total} done{failed}; workers are starting"
+    finished = count.finished + sum(
+        population.plan.cost(Chunk(first=int(first), networks=note["networks"])) * note["step"] / note["steps"] for first, note in notes.items()
+    )
+    seconds = time.monotonic() - count.began
+    left = f", {_span(seconds * (count.cost - finished) / finished)} left" if finished > 0 else ""
+    running = ", ".join(f"{note['label']} step {note['step']}/{note['steps']} loss {note['loss']:.3f}" for note in list(notes.values())[:2])
+    more = f", ... ({len(notes)} chunks)" if len(notes) > 2 else ""
+    rate = sum(note["rate"] for note in notes.values())
+    return f"population: {count.done}/{count.total} done{failed}; {running}{more}; {rate:,.0f} examples/s{left}"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
