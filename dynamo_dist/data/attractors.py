@@ -107,7 +107,7 @@ class ClassIntegrationTask(_MadeTask):
 
 
 def make_flip_flop(task: FlipFlopTask) -> Dataset:
-    """Inputs float32 (N, T, bits): pulses of +1 or -1, otherwise 0. Target `state`, the same shape: the last pulse; NaN before the first."""
+    """Inputs float32 (N, T, bits): pulses of 1 or -1, otherwise 0. Target `state`, the same shape: the last pulse; NaN before the first."""
 
     def part(rng: np.random.Generator, count: int) -> Examples:
         shape = (count, task.steps, task.bits)
@@ -123,7 +123,7 @@ def make_flip_flop(task: FlipFlopTask) -> Dataset:
 
 
 def make_sine(task: SineTask) -> Dataset:
-    """Inputs float32 (N, T, 1): 0.25 at the lowest frequency f to 1.25 at the highest, at all steps. Target `wave` (N, T, 1): sin 2 pi f t.
+    """Inputs float32 (N, T, 1): from 0.25 at the lowest frequency f to 1.25 at the highest. Target `wave` (N, T, 1): sin 2 pi f t.
 
     Steps count from t = 0. The input is never 0, so that silence and the lowest frequency differ.
     """
@@ -200,6 +200,4 @@ def _dataset(
 ) -> Dataset:
     """The three parts, drawn one after the other from one generator."""
     rng = np.random.default_rng(task.seed)
-    return Dataset(
-        base=part(rng, task.base), meta=part(rng, task.meta), test=part(rng, task.test), vocabulary=vocabulary, outputs=outputs
-    )
+    return Dataset(base=part(rng, task.base), meta=part(rng, task.meta), test=part(rng, task.test), vocabulary=vocabulary, outputs=outputs)

@@ -66,7 +66,7 @@ def negation_signs(negated_NT: np.ndarray, span: int) -> np.ndarray:
 
 
 def make_valence(task: ValenceTask) -> Dataset:
-    """The data set with the labellings `perfect` and `leaky`, and `negation` where there is that word; class 1: the integral is positive."""
+    """The data set with the labellings `perfect`, `leaky` and, where there is that word, `negation`; class 1: the integral is positive."""
     rng = np.random.default_rng(task.seed)
     decay = np.exp(-1 / task.leak_time_constant)
     scored = 1 + len(SCORES) * task.words_per_score
