@@ -110,7 +110,7 @@ def imdb_amount(*, size: str = "small", data: str | None = None) -> Recipe:
             "the recipe imdb-amount needs --data DIR with train.parquet and test.parquet; see `dynamo-dist import-data imdb --help`"
         )
     each, hidden, epochs, batch = {"tiny": (1, 8, 1, 8), "small": (4, 48, 4, 32)}[size]
-    task = TextTask(folder=str(Path(data).resolve()), **({"length": 20, "vocabulary": 200} if size == "tiny" else {}))
+    task = TextTask(folder=str(Path(data).resolve()), classes=2, **({"length": 20, "vocabulary": 200} if size == "tiny" else {}))
     meta = {
         "tiny": MetaModelConfig(dimensions=3, hidden=16, steps=20),
         "small": MetaModelConfig(dimensions=8, hidden=128, embedding=48, steps=1200, batch=12, learning_rate=3e-3),

@@ -103,7 +103,9 @@ class Dataset:
     def __post_init__(self) -> None:
         for part in self.PARTS:
             _check_part(part, getattr(self, part), self)
-        if len({(part.lengths_N is None, *part.inputs.shape[2:]) for part in (self.base, self.meta, self.test)}) > 1:
+        parts = (self.base, self.meta, self.test)
+        # Of images the channels count too; of sequences the steps do not.
+        if len({(part.lengths_N is None, *part.inputs.shape[1 if part.lengths_N is None else 2 :]) for part in parts}) > 1:
             raise InputError("data: the parts base, meta and test have inputs of different shapes; they must be of one kind")
 
     @property

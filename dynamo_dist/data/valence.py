@@ -1,7 +1,8 @@
 """Word-valence integration, made in memory: every word carries a score, the class is the sign of an integral of the scores.
 
-A perfect integrator sums the scores; a leaky one forgets: s_t = exp(-1/tau) s_{t-1} + score_t. Both labellings are of the same
-inputs, so networks that learn one or the other differ in what they compute and in nothing else.
+A perfect integrator sums the scores; a leaky one forgets: s_t = exp(-1/tau) s_{t-1} + score_t. Where there is a negation word ("not"),
+a third labelling heeds it: the sum of scores in which each negation flips the sign of the words that follow it. All labellings are of
+the same inputs, so networks that learn one or another differ in what they compute and in nothing else.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,11 @@ class ValenceTask:
     longest: int = 30
     # Time constant of the leaky labelling in steps: the state decays by exp(-1/tau) = 0.8 a step.
     leak_time_constant: float = 4.4814
-    # Sequences whose integral (perfect or leaky) is within this of zero are drawn again: their class is a tie.
+    # Share of words that are the negation word, which has the last id and the score 0; with 0 there is no such word and no such labelling.
+    negation: float = 0.0
+    # Words after a negation whose sign it flips; where several negations reach a word, an even number of them cancels.
+    negation_span: int = 1
+    # Sequences with an integral (of any labelling) within this of zero are drawn again: their class is a tie.
     margin: float = 0.25
     base: int = 12_000
     meta: int = 12_000
@@ -38,6 +43,10 @@ class ValenceTask:
             raise InputError(f"ValenceTask.shortest={self.shortest}, longest={self.longest}: expected 1 <= shortest <= longest")
         if not self.leak_time_constant > 0:
             raise InputError(f"ValenceTask.leak_time_constant={self.leak_time_constant}: expected a positive number of steps")
+        if not 0 <= self.negation < 1 or self.negation_span < 1:
+            raise InputError(
+                f"ValenceTask.negation={self.negation}, negation_span={self.negation_span}: expected a share in [0, 1) and at least 1 word"
+            )
 
 
 def integrals(scores_NT: np.ndarray, decay: float) -> np.ndarray:
@@ -48,10 +57,20 @@ def integrals(scores_NT: np.ndarray, decay: float) -> np.ndarray:
     return state
 
 
+def negation_signs(negated_NT: np.ndarray, span: int) -> np.ndarray:
+    """-1 where an odd number of the `span` words before is a negation, else 1; int64 of shape (N, T)."""
+    signs = np.ones(negated_NT.shape, dtype=np.int64)
+    for back in range(1, span + 1):
+        signs[:, back:] *= np.where(negated_NT[:, :-back], -1, 1)
+    return signs
+
+
 def make_valence(task: ValenceTask) -> Dataset:
-    """The data set with the labellings `perfect` and `leaky` (class 1: the integral is positive)."""
+    """The data set with the labellings `perfect`, `leaky` and, where there is that word, `negation`; class 1: the integral is positive."""
     rng = np.random.default_rng(task.seed)
     decay = np.exp(-1 / task.leak_time_constant)
+    scored = 1 + len(SCORES) * task.words_per_score
+    names = ("perfect", "leaky", "negation") if task.negation else ("perfect", "leaky")
 
     def part(count: int) -> Examples:
         kept: list[tuple[np.ndarray, ...]] = []
@@ -62,22 +81,26 @@ def make_valence(task: ValenceTask) -> Dataset:
             score_index = rng.integers(len(SCORES), size=(size, task.longest))
             words = 1 + score_index * task.words_per_score + rng.integers(task.words_per_score, size=score_index.shape)
             valid = np.arange(task.longest) < lengths[:, None]
-            words[~valid] = 0
             scores = np.where(valid, np.array(SCORES)[score_index], 0)
+            # Drawn only where it is used: without negation the data of a seed are what they always were.
+            negated = rng.random(words.shape) < task.negation if task.negation else np.zeros_like(valid)
+            words[negated], scores[negated] = scored, 0
+            words[~valid] = 0
             # The leaky integral ends at the last word, not at the last column: undo the decay over the padding.
             leaky = integrals(scores, decay) / decay ** (task.longest - lengths)
-            perfect = integrals(scores, 1.0)
-            clear = (np.abs(leaky) >= task.margin) & (np.abs(perfect) >= task.margin)
-            kept.append((words[clear], lengths[clear], perfect[clear] > 0, leaky[clear] > 0))
+            found = [integrals(scores, 1.0), leaky]
+            if task.negation:
+                found.append(integrals(scores * negation_signs(negated, task.negation_span), 1.0))
+            clear = np.all([np.abs(integral) >= task.margin for integral in found], axis=0)
+            kept.append((words[clear], lengths[clear], *(integral[clear] > 0 for integral in found)))
             have += int(clear.sum())
-        words, lengths, perfect, leaky = (torch.from_numpy(np.concatenate(a)[:count].astype(np.int64)) for a in zip(*kept, strict=True))
-        return Examples(inputs=words, lengths_N=lengths, targets={"perfect": perfect, "leaky": leaky})
+        words, lengths, *labels = (torch.from_numpy(np.concatenate(a)[:count].astype(np.int64)) for a in zip(*kept, strict=True))
+        return Examples(inputs=words, lengths_N=lengths, targets=dict(zip(names, labels, strict=True)))
 
-    classes = Output(kind="classes", size=2)
     return Dataset(
         base=part(task.base),
         meta=part(task.meta),
         test=part(task.test),
-        vocabulary=1 + len(SCORES) * task.words_per_score,
-        outputs={"perfect": classes, "leaky": classes},
+        vocabulary=scored + bool(task.negation),
+        outputs={name: Output(kind="classes", size=2) for name in names},
     )
