@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dynamo_dist import recipes
+from dynamo_dist.allocator import keep_memory
 from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
 from dynamo_dist.pipeline import RESULT, run
@@ -104,6 +105,7 @@ def _interrupt(*_: object) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
+    keep_memory()
     arguments = parser().parse_args(argv)
     try:
         if arguments.command == "run":

@@ -44,6 +44,11 @@ def augment(images_BCYX: Tensor, kind: str, rng: np.random.Generator) -> tuple[T
     raise InputError(f"unknown augmentation {kind!r}: expected {', '.join(KINDS)}")
 
 
+def own_stream(seed: int, step: int) -> np.random.Generator:
+    """The random numbers of a network's augmentation at a step. The 2 keeps them apart from those of the order of its data."""
+    return np.random.default_rng((seed, 2, step))
+
+
 def augment_stack(
     images_MBCYX: Tensor, kinds: Sequence[str], seeds: Sequence[int], step: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -53,7 +58,7 @@ def augment_stack(
     """
     images, partners, weights = zip(
         *(
-            augment(images_BCYX, kind, np.random.default_rng((seed, step)))
+            augment(images_BCYX, kind, own_stream(seed, step))
             for images_BCYX, kind, seed in zip(images_MBCYX, kinds, seeds, strict=True)
         ),
         strict=True,

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dynamo_dist.data import Dataset, Output
+from dynamo_dist.data.augmentation import KINDS
 from dynamo_dist.errors import InputError
 from dynamo_dist.networks.architecture import Architecture, Convolutional, Recurrent, from_dict, to_dict
 
 SCHEDULES = ("cosine", "constant")
-AUGMENTATIONS = ("none", "crop_flip", "cutout", "mixup")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +62,8 @@ class NetworkSpec:
                 raise InputError(f"network {self.id}: {field}={getattr(self, field)}: expected a positive number")
         if self.schedule not in SCHEDULES:
             raise InputError(f"network {self.id}: schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
-        if self.augmentation not in AUGMENTATIONS:
-            raise InputError(f"network {self.id}: augmentation={self.augmentation!r}: expected one of {', '.join(AUGMENTATIONS)}")
+        if self.augmentation not in KINDS:
+            raise InputError(f"network {self.id}: augmentation={self.augmentation!r}: expected one of {', '.join(KINDS)}")
         if self.weight_decay < 0 or self.patience < 0 or not 0 <= self.validation < 1:
             raise InputError(
                 f"network {self.id}: weight_decay={self.weight_decay}, patience={self.patience}, validation={self.validation}: "

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynamo_dist.allocator import keep_memory
 from dynamo_dist.commit import write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import LOST, MEMORY, Failure, attempt
@@ -45,6 +46,7 @@ class _Worker:
     def __init__(self) -> None:
         import torch
 
+        keep_memory()
         torch.set_num_threads(1)
 
     def call(self, function: Callable[..., Any], job: tuple) -> Any:
@@ -79,6 +81,7 @@ class _Collective:
 def _train_worker(arguments: dict) -> None:
     import torch
 
+    keep_memory()
     torch.set_num_threads(1)
     group = _Collective()
     for job in arguments["jobs"]:
