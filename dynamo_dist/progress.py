@@ -26,10 +26,11 @@ def say(message: str, *, live: bool = False) -> None:
 
 
 def leave(path: Path, **values: object) -> None:
-    """Replace a worker's progress file. Not synced: nothing is decided by it."""
+    """Replace a worker's progress file. Nothing is decided by it: it is not synced, and where it cannot be written there is none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values))
-    os.replace(temporary, path)
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps(values))
+        os.replace(temporary, path)
 
 
 @contextlib.contextmanager

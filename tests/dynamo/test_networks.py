@@ -5,6 +5,7 @@ import torch
 
 from dynamo_dist import InputError
 from dynamo_dist.networks import Recurrent, recurrence, stack_class
+from dynamo_dist.networks.architecture import CELLS
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -14,38 +15,87 @@ def tensors(*shapes):
     return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
 
 
+def cell_inputs(networks, time, batch=2, hidden=3):
+    """Arguments of every recurrence: input part, recurrent weights, bias inside (GRU only), initial states."""
+
+    def arguments(gates, states, *bias):
+        return tensors((time, networks, batch, gates * hidden), (networks, hidden, gates * hidden), *bias, *states)
+
+    state = (networks, batch, hidden)
+    return {
+        "gru": arguments(3, [state], (networks, 1, hidden)),
+        "lstm": arguments(4, [state, state]),
+        "ugrnn": arguments(2, [state]),
+        "rnn": arguments(1, [state]),
+    }
+
+
 @pytest.mark.parametrize("networks", [1, 3])
 def test_written_out_gradients_are_the_numerical_ones(networks):
-    time, batch, hidden = 4, 2, 3
-    gru = tensors((time, networks, batch, 3 * hidden), (networks, hidden, 3 * hidden), (networks, 1, hidden), (networks, batch, hidden))
-    rnn = tensors((time, networks, batch, hidden), (networks, hidden, hidden), (networks, batch, hidden))
-    assert torch.autograd.gradcheck(recurrence.gru, gru)
-    assert torch.autograd.gradcheck(recurrence.rnn, rnn)
+    for cell, arguments in cell_inputs(networks, 4).items():
+        assert torch.autograd.gradcheck(getattr(recurrence, cell), arguments), cell
+    assert torch.autograd.gradcheck(lambda *rnn: recurrence.rnn(*rnn, relu=True), cell_inputs(networks, 4)["rnn"])
 
 
 def test_fast_recurrences_equal_their_oracles():
-    time, networks, batch, hidden = 12, 3, 4, 6
-    gru = tensors((time, networks, batch, 3 * hidden), (networks, hidden, 3 * hidden), (networks, 1, hidden), (networks, batch, hidden))
-    rnn = tensors((time, networks, batch, hidden), (networks, hidden, hidden), (networks, batch, hidden))
+    time = 12
     # Rounding of one step, amplified by at most the recurrence over `time` steps.
     bound = 100 * time * EPS
-    assert torch.allclose(recurrence.gru(*gru), recurrence.gru_reference(*gru), rtol=0, atol=bound)
-    assert torch.allclose(recurrence.rnn(*rnn), recurrence.rnn_reference(*rnn), rtol=0, atol=bound)
+    cases = [(cell, arguments, {}) for cell, arguments in cell_inputs(3, time, batch=4, hidden=6).items()]
+    for cell, arguments, options in [*cases, ("rnn", cases[-1][1], {"relu": True})]:
+        fast, slow = (getattr(recurrence, name)(*arguments, **options) for name in (cell, f"{cell}_reference"))
+        for ours, theirs in zip(fast, slow, strict=True) if cell == "lstm" else [(fast, slow)]:
+            # A relu network may grow: relative to its size.
+            assert torch.allclose(ours, theirs, rtol=bound, atol=bound), (cell, options)
 
 
-@pytest.mark.parametrize("cell", ["gru", "rnn"])
-@pytest.mark.parametrize("vocabulary", [9, 400])  # fewer words than positions, and more: two ways to the input part
-def test_stack_equals_torch_modules(cell, vocabulary):
-    architecture = Recurrent(cell=cell, hidden=7, features=5, vocabulary=vocabulary, outputs=3)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("vocabulary", [9, 400, None])  # fewer words than positions, and more: two ways to the input part; no words
+def test_stack_equals_torch_modules(cell, every_step, vocabulary):
+    architecture = Recurrent(cell=cell, hidden=7, features=5, vocabulary=vocabulary, outputs=3, every_step=every_step)
     stack = stack_class(architecture).initial(architecture, range(4)).to(torch.float64)
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, vocabulary, (4, 6, 8), generator=generator)
+    inputs = torch.randint(0, vocabulary or 1, (4, 6, 8), generator=generator)
+    if vocabulary is None:
+        inputs = torch.randn(4, 6, 8, 5, generator=generator, dtype=torch.float64)
     lengths = torch.randint(1, 9, (4, 6), generator=generator)
-    h_TMBH, logits_MBC = stack(tokens, lengths)
+    h_TMBH, outputs = stack(inputs, lengths)
+    assert outputs.shape == ((4, 6, 8, 3) if every_step else (4, 6, 3)) and h_TMBH.shape[-1] == architecture.state
     for m in range(4):
-        h_BTH, logits_BC = stack.network(m)(tokens[m], lengths[m])
-        assert torch.allclose(h_TMBH[:, m].transpose(0, 1), h_BTH, rtol=0, atol=1e-13)
-        assert torch.allclose(logits_MBC[m], logits_BC, rtol=0, atol=1e-13)
+        h_BTH, own = stack.network(m)(inputs[m], lengths[m])
+        assert torch.allclose(h_TMBH[:, m, :, :7].transpose(0, 1), h_BTH, rtol=0, atol=1e-13)
+        assert torch.allclose(outputs[m], own, rtol=0, atol=1e-13)
+
+
+def test_the_state_of_an_lstm_is_h_and_c():
+    architecture = Recurrent(cell="lstm", hidden=4, features=3, outputs=2)
+    stack = stack_class(architecture).initial(architecture, [0]).to(torch.float64)
+    inputs = torch.randn(1, 2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    h_TMBH, _ = stack(inputs, torch.tensor([[5, 5]]))
+    _, (_, c) = stack.network(0).recurrent(inputs[0])
+    assert torch.allclose(h_TMBH[-1, 0, :, 4:], c[0], rtol=0, atol=1e-14)
+
+
+def test_gradients_of_a_stack_are_those_of_vmap_over_the_stock_gru():
+    architecture = Recurrent(cell="gru", hidden=6, features=4, outputs=2)
+    stack = stack_class(architecture).initial(architecture, range(3)).to(torch.float64)
+    inputs = torch.randn(3, 5, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    module = stack.network(0)
+    states = [stack.network(m).state_dict() for m in range(3)]
+    stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+    def loss(parameters, x):
+        return torch.func.functional_call(module, parameters, (x,))[1].square().sum()
+
+    theirs = torch.func.vmap(torch.func.grad(loss))(stacked, inputs)
+    for p in stack.parameters.values():
+        p.requires_grad_()
+    _, outputs = stack(inputs, torch.full((3, 5), 7), training=True)
+    outputs.square().sum().backward()
+    for ours, name in (("w_recurrent", "recurrent.weight_hh_l0"), ("w_input", "recurrent.weight_ih_l0"), ("w_readout", "readout.weight")):
+        assert torch.allclose(stack.parameters[ours].grad.transpose(1, 2), theirs[name], rtol=1e-11, atol=1e-12)
+    assert torch.allclose(stack.parameters["b_recurrent"].grad[:, 0], theirs["recurrent.bias_hh_l0"], rtol=1e-11, atol=1e-12)
 
 
 def test_initial_parameters_depend_on_the_own_seed_alone():

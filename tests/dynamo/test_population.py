@@ -10,13 +10,23 @@ import torch
 from small_population import make_specs
 
 from dynamo_dist import InputError
-from dynamo_dist.data import Output
-from dynamo_dist.networks import Convolutional
+from dynamo_dist.data import Dataset, Examples, Output
+from dynamo_dist.data.attractors import FlipFlopTask, make_flip_flop
+from dynamo_dist.networks import Convolutional, Recurrent, stack_class
 from dynamo_dist.networks.architecture import from_dict
+from dynamo_dist.population.memory import peak_bytes
 from dynamo_dist.population.plan import Chunk, costs, make_plan
 from dynamo_dist.population.reference import train_alone
 from dynamo_dist.population.specs import NetworkSpec, Specs, check_specs
-from dynamo_dist.population.training import StackedAdam, batch_order, clip_per_network, train_chunk
+from dynamo_dist.population.training import (
+    StackedAdam,
+    batch_order,
+    clip_per_network,
+    evaluate,
+    measured_bytes,
+    own_samples,
+    train_chunk,
+)
 
 CLASSES = Output(kind="classes", size=2)
 
@@ -32,6 +42,116 @@ def test_stacked_training_equals_a_loop_of_torch_modules(valence, cell):
         for name in theirs:
             # 24 steps of Adam: rounding enters through g / (sqrt(v) + eps), relative to each entry's own gradient.
             assert (ours[name] - theirs[name]).norm() <= 1e-9 * theirs[name].norm().clamp(min=1.0), name
+
+
+def spec_for(data, cell="gru", **fields):
+    """One small network for a data set with a single target."""
+    (target,) = data.outputs
+    output = data.outputs[target]
+    architecture = Recurrent(
+        cell=cell, hidden=6, features=5 if data.kind == "tokens" else data.input_shape[0], vocabulary=data.vocabulary,
+        outputs=output.size, every_step=output.every_step,
+    )  # fmt: skip
+    values = {"samples": 60, "batch": 20, "epochs": 4, "learning_rate": 1e-2, "seed": 0, **fields}
+    return NetworkSpec(id=f"{cell} {values['seed']}", group="all", computation="all", architecture=architecture, target=target, **values)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "ugrnn", "rnn-relu"])
+def test_values_at_every_step_are_learned_as_by_a_loop_of_torch_modules(cell):
+    # Targets of flip-flops are NaN before the first pulse: nothing is asked there.
+    data = make_flip_flop(FlipFlopTask(bits=2, steps=12, base=80, meta=10, test=50))
+    (output,) = data.outputs.values()
+    specs = [spec_for(data, cell, seed=seed, schedule="constant", weight_decay=0.1 * seed) for seed in range(3)]
+    trained = train_chunk(specs, data.base, output, dtype=torch.float64)
+    for m, spec in enumerate(specs):
+        theirs = train_alone(spec, data.base, output, dtype=torch.float64)
+        for name, parameter in theirs.state_dict().items():
+            ours = trained.networks.network(m).state_dict()[name]
+            assert (ours - parameter).norm() <= 1e-9 * parameter.norm().clamp(min=1.0), name
+        # The recorded score is R^2 over the answers that are asked for.
+        with torch.no_grad():
+            _, guess = theirs(data.test.inputs.double())
+        truth = data.test.targets[spec.target]
+        known = ~truth.isnan()
+        residual = [(guess[..., o] - truth[..., o])[known[..., o]].square().sum() for o in range(2)]
+        spread = [(truth[..., o][known[..., o]] - truth[..., o][known[..., o]].mean()).square().sum() for o in range(2)]
+        r2 = evaluate(specs, trained.networks, data.test, output)[m]
+        assert r2 == pytest.approx(1 - float(sum(residual) / sum(spread)), abs=1e-6)
+
+
+def test_classes_at_every_step_and_padding(valence):
+    """A class at every step, of sequences of unequal length: the sign of the running sum."""
+    running = torch.from_numpy(np.cumsum(np.array([0, -2, -1, 0, 1, 2])[valence.base.inputs.numpy()], axis=1))
+    examples = Examples(inputs=valence.base.inputs, lengths_N=valence.base.lengths_N, targets={"sign": (running.sign() + 1).long()})
+    examples.targets["sign"][0, :3] = -1  # not asked
+    output = Output(kind="classes", size=3, every_step=True)
+    data = Dataset(base=examples, meta=examples, test=examples, vocabulary=6, outputs={"sign": output})
+    spec = spec_for(data)
+    trained = train_chunk([spec], data.base, output, dtype=torch.float64)
+    theirs = train_alone(spec, data.base, output, dtype=torch.float64)
+    for name, parameter in theirs.state_dict().items():
+        assert (trained.networks.network(0).state_dict()[name] - parameter).norm() <= 1e-9 * parameter.norm().clamp(min=1.0), name
+    with torch.no_grad():
+        _, guess = theirs(examples.inputs, examples.lengths_N)
+    counts = (torch.arange(examples.inputs.shape[1]) < examples.lengths_N[:, None]) & (examples.targets["sign"] >= 0)
+    right = (guess.argmax(-1) == examples.targets["sign"])[counts].double().mean()
+    assert evaluate([spec], trained.networks, examples, output) == [pytest.approx(float(right))]
+
+
+def test_early_stopping_keeps_the_best_and_leaves_others_alone(valence):
+    spec = dataclasses.replace(make_specs(valence, samples=200)[0], epochs=30, validation=0.25, learning_rate=3e-2, schedule="constant")
+    patient = dataclasses.replace(spec, id="patient", patience=2)
+    trained = train_chunk([patient, spec], valence.base, CLASSES)
+    # The same, epoch by epoch: train for e epochs, and look at what is held out.
+    held_out = valence.base.select(torch.from_numpy(own_samples(spec, 400)[1]))
+    assert len(held_out) == 50
+    losses, states = [], []
+    for epochs in range(1, 12):
+        one = train_chunk([dataclasses.replace(spec, epochs=epochs)] * 2, valence.base, CLASSES).networks.network(0)
+        with torch.no_grad():
+            _, logits = one(held_out.inputs, held_out.lengths_N)
+        losses.append(float(torch.nn.functional.cross_entropy(logits, held_out.targets[spec.target])))
+        states.append(one.state_dict())
+        best = int(np.argmin(losses))
+        if epochs - 1 - best == 2:
+            break
+    else:
+        raise AssertionError("nothing stops: the test needs another learning rate")
+    assert trained.steps == [epochs * spec.steps_per_epoch, spec.steps]
+    for name, parameter in trained.networks.network(0).state_dict().items():
+        assert torch.equal(parameter, states[best][name])
+    alone = train_chunk([spec, spec], valence.base, CLASSES)
+    for name, parameter in alone.networks.network(1).state_dict().items():
+        assert torch.equal(trained.networks.network(1).state_dict()[name], parameter)
+
+
+def test_the_recorded_curve_is_the_loss_along_training(valence):
+    spec = make_specs(valence)[0]
+    trained = train_chunk([spec], valence.base, CLASSES)
+    assert len(trained.curve[0]) == 20 and trained.curve[0][0] > trained.curve[0][-1] == trained.loss[0]
+    # One step: its loss is that of the fresh network.
+    single = dataclasses.replace(spec, samples=32, epochs=1)
+    part = valence.base.select(torch.from_numpy(batch_order(single, 400)[0]))
+    fresh = stack_class(spec.architecture).initial(spec.architecture, [spec.seed]).network(0)
+    with torch.no_grad():
+        _, logits = fresh(part.inputs, part.lengths_N)
+    loss = torch.nn.functional.cross_entropy(logits, part.targets[spec.target])
+    assert train_chunk([single], valence.base, CLASSES).curve[0] == [pytest.approx(float(loss), rel=1e-5)]
+
+
+def test_memory_of_one_more_network_is_what_its_tensors_take(valence):
+    def held():
+        kept = torch.zeros(1000, 1000)
+        for _ in range(3):
+            kept = kept + 1  # the old one is freed
+        return kept.sum()
+
+    assert peak_bytes(held) == 8_000_000  # two at a time
+    small, large = (measured_bytes(dataclasses.replace(make_specs(valence)[0], batch=batch), valence) for batch in (16, 32))
+    architecture = make_specs(valence)[0].architecture
+    # At least states, gates and candidate parts of all steps, and the parameters four times (value, gradient, two moments).
+    floor = 16 * 18 * architecture.hidden * 4 * 5
+    assert small > floor and small < large < 2 * small
 
 
 def test_a_poisoned_network_is_frozen_and_its_neighbours_do_not_notice(valence):
