@@ -43,6 +43,9 @@ class Stacked:
         """
         raise NotImplementedError
 
+    def update_buffers(self, active_M: Tensor) -> None:
+        """After a training step, bring the buffers of the networks where `active_M` (bool) up to date with its batch."""
+
     def network(self, position: int) -> nn.Module:
         """One of them as a plain `torch.nn.Module` with the same outputs."""
         raise NotImplementedError
