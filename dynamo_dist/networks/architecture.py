@@ -64,8 +64,8 @@ class Recurrent:
 @dataclass(frozen=True, kw_only=True)
 class Convolutional:
     """A CIFAR-style ResNet (He et al., arXiv 1512.03385, section 4.2: depth = 6n + 2, widths w, 2w, 4w; for depth 34 the 3-4-6-3
-    blocks of the ImageNet network behind the same stem, widths w to 8w), or the small CNN: three convolutions with batch
-    normalisation, each followed by pooling."""
+    blocks of the ImageNet network behind the same stem, widths w to 8w), or the small CNN: three convolutions of widths w, 2w, 4w
+    with batch normalisation, each followed by pooling."""
 
     # "resnet" or "cnn".
     kind: str

@@ -44,7 +44,7 @@ class Stacked:
         raise NotImplementedError
 
     def update_buffers(self, active_M: Tensor) -> None:
-        """After a call in training: let the networks where `active_M` (bool) is true take what it has measured into their buffers."""
+        """After a training step, bring the buffers of the networks where `active_M` (bool) up to date with its batch."""
 
     def network(self, position: int) -> nn.Module:
         """One of them as a plain `torch.nn.Module` with the same outputs."""
