@@ -46,6 +46,7 @@ class StackedAdam:
         self.parameters, self.betas, self.eps = list(parameters), betas, eps
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.square = [torch.zeros_like(p) for p in self.parameters]
+        self.steps = 0
 
     def corrections(self, step: int) -> tuple[float, float]:
         """Of the bias of both moments at a step (from 0): factor of the learning rate, factor of the root of the second moment."""
@@ -53,10 +54,14 @@ class StackedAdam:
         return 1 / (1 - one ** (step + 1)), 1 / math.sqrt(1 - two ** (step + 1))
 
     @torch.no_grad()
-    def step(self, rate_M: Tensor, corrections: tuple[float | Tensor, float | Tensor], decay_M: Tensor | None = None) -> None:
-        """`rate_M`: learning rates; `decay_M`: weight decay, None for none."""
+    def step(
+        self, rate_M: Tensor, *, decay_M: Tensor | None = None, corrections: tuple[float | Tensor, float | Tensor] | None = None
+    ) -> None:
+        """`rate_M`: learning rates; `decay_M`: weight decay, None for none; `corrections`: as tensors, where the step is recorded in a
+        graph and cannot count for itself."""
         one, two = self.betas
-        first, second = corrections
+        first, second = corrections or self.corrections(self.steps)
+        self.steps += 1
         corrected_M = rate_M * first
         for p, mean, square in zip(self.parameters, self.mean, self.square, strict=True):
             shape = (-1, *[1] * (p.dim() - 1))
@@ -253,7 +258,7 @@ class ChunkTraining:
         finite_M = clip_per_network(self.parameters, self.clip_M)
         self.failed_at.copy_(torch.where(~finite_M & self.active_M, step.long(), self.failed_at))
         rate_M = torch.where(self.cosine_M, self.rate_M * factor, self.rate_M)
-        self.optimiser.step(torch.where(self.active_M, rate_M, 0.0), tuple(corrections), self.decay_M)
+        self.optimiser.step(torch.where(self.active_M, rate_M, 0.0), decay_M=self.decay_M, corrections=tuple(corrections))
         self.networks.update_buffers(self.active_M)
         return loss_M.detach()
 
