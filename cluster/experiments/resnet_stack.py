@@ -14,21 +14,17 @@ a row are taken in turn in one run and compared by their medians, so that a slow
 """
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cluster.experiments.timing import Step, measure, processor
+from dynamo_dist.allocator import keep_memory
 from dynamo_dist.networks import Convolutional, StackedConvolutional
 from dynamo_dist.networks.convolutional import Fold, convolution_method
 from dynamo_dist.population.training import StackedAdam
-
-Step = Callable[[], None]
 
 # kind, depth, width, image (channels, Y, X), M, B
 SHAPES = [
@@ -139,20 +135,6 @@ def stack_step(architecture: Convolutional, images: Tensor, labels: Tensor, *, a
     return step
 
 
-def measure(steps: dict[str, Step], seconds: float) -> dict[str, float]:
-    """Median time in ms of every way, taken in turn for about so many seconds, at least five times."""
-    for step in steps.values():
-        step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["loop"]) < 5:
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def row(kind: str, depth: int, width: int, image: tuple[int, int, int], networks: int, batch: int, seconds: float) -> str:
     architecture = Convolutional(kind=kind, depth=depth, width=width, channels=image[0], outputs=10)
     generator = torch.Generator().manual_seed(0)
@@ -175,18 +157,12 @@ def row(kind: str, depth: int, width: int, image: tuple[int, int, int], networks
     return f"{shape} loop {loop:6.1f} ms | {' | '.join(ratios)} ({chosen} at once)"
 
 
-def processor() -> str:
-    """Name of the CPU, where the system says it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m cluster.experiments.resnet_stack", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three shapes, about half a minute")
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
+    keep_memory()
     print(f"torch {torch.__version__}, {processor()}, one thread; ratios to the loop, above 1 is faster")
     for shape in QUICK if quick else SHAPES:
         print(row(*shape, seconds=5 if quick else 14), flush=True)
