@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dynamo_dist.networks.architecture import Architecture, Convolutional, Imported, Recurrent
+from dynamo_dist.networks.imported import StackedImported
 from dynamo_dist.networks.modules import SequenceNetwork
 from dynamo_dist.networks.recurrent import StackedRecurrent
 from dynamo_dist.networks.stacked import Stacked
 
-_STACKS: dict[type, type[Stacked]] = {Recurrent: StackedRecurrent}
+_STACKS: dict[type, type[Stacked]] = {Recurrent: StackedRecurrent, Imported: StackedImported}
 
 
 def stack_class(architecture: Architecture) -> type[Stacked]:
@@ -22,4 +23,15 @@ def stack_of(architecture: Architecture, tensors: Mapping[str, Tensor]) -> Stack
     return stack_class(architecture)(architecture, tensors)
 
 
-__all__ = ["Architecture", "Convolutional", "Imported", "Recurrent", "SequenceNetwork", "Stacked", "stack_class", "stack_of"]
+__all__ = [
+    "Architecture",
+    "Convolutional",
+    "Imported",
+    "Recurrent",
+    "SequenceNetwork",
+    "Stacked",
+    "StackedImported",
+    "StackedRecurrent",
+    "stack_class",
+    "stack_of",
+]
