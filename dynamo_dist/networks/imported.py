@@ -68,7 +68,6 @@ def build(architecture: Imported) -> nn.Module:
         ) from None
     if any(nn.parameter.is_lazy(tensor) for tensor in module.state_dict().values()):
         raise InputError(f"{architecture.module} has lazy layers, whose sizes are not known: use layers of fixed sizes")
-    check_layers(module, architecture.hidden)
     return module
 
 
@@ -164,6 +163,7 @@ class StackedImported(Stacked):
                     f"{self.architecture.module}, tensor {name}: the network has shape {stored.get(name)}, and one made with the arguments "
                     f"{self.architecture.arguments} has {there.get(name)}: give the arguments that it was made with, and keep its class"
                 )
+        check_layers(module, self.architecture.hidden)
         return module
 
     @cached_property

@@ -84,6 +84,15 @@ def test_text_classifiers_become_ours_and_answer_as_they_did(valence, tmp_path):
     assert table["loss"].to_pylist() == [None] * 4 and table["steps"].to_pylist() == [0] * 4 and table["failed_at"].to_pylist() == [-1] * 4
 
 
+def test_chaotic_networks_are_recognised(tmp_path):
+    long = make_flip_flop(FlipFlopTask(base=8, meta=8, test=20, steps=200))
+    network = seeded(EveryStep, hidden=100)
+    with torch.no_grad():
+        network.layer.weight_hh_l0.normal_(std=2.0 / 100**0.5)  # twice past the onset of chaos
+    population = Population.from_modules([network], data=long, out=tmp_path / "p")
+    assert population.table()["architecture"].to_pylist() == ["rnn-100"]
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_networks_that_answer_at_every_step(flip_flop, tmp_path, batch_first):
     kinds = {"rnn": (nn.RNN, {}), "relu": (nn.RNN, {"nonlinearity": "relu"}), "gru": (nn.GRU, {}), "lstm": (nn.LSTM, {})}
@@ -203,6 +212,12 @@ def test_networks_that_cannot_be_kept_are_refused_and_nothing_is_written(valence
     # Of the call.
     assert "Tensor is not a torch.nn.Module" in refused([torch.ones(1)])
     assert "there are no modules" in refused([])
+    assert "one Convolutions is no population" in refused(cnn)
+    assert "cannot be copied (ValueError" in refused([nn.Sequential(nn.Flatten(), nn.LazyLinear(10))])
+    assert "tensor 1.bias: the network has shape (10,), and one made with the arguments {} has None" in refused(
+        [nn.Sequential(nn.Flatten(), nn.Linear(64, 10))], hidden=["1"]
+    )
+    assert "ids are strings" in refused({1: cnn})
     assert "groups has 2 entries for 1 networks" in refused([cnn], groups=["a", "b"])
     assert "groups names 'x', and there is no such network: they are #0" in refused([cnn], groups={"x": "y"})
     assert "is torch.float64, and that of '#0', which is alike, is torch.float32" in refused([cnn, Convolutions().double()])
