@@ -10,9 +10,12 @@ from typing import NoReturn
 
 from dynamo_dist import recipes
 from dynamo_dist.allocator import keep_memory
+from dynamo_dist.data.folder import open_folder
 from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
 from dynamo_dist.pipeline import RESULT, run
+from dynamo_dist.population.imported import check_new
+from dynamo_dist.population.networks_folder import import_folder
 from dynamo_dist.progress import say
 from dynamo_dist.runfolder import check, claim
 from dynamo_dist.runtime import open_runtime
@@ -50,6 +53,23 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
+
+    command = commands.add_parser(
+        "import",
+        help="make a population of networks that are trained already",
+        description="Make a population of a folder of trained networks: <name>.safetensors, the tensors of a network, and <name>.json, its "
+        "architecture, for each.",
+        formatter_class=raw,
+        epilog="example:\n  dynamo-dist import networks --data recordings --out runs/mine\n\nnetworks/first.json:\n"
+        '  {"architecture": {"family": "recurrent", "cell": "gru", "hidden": 32, "features": 3, "outputs": 2},\n'
+        '   "names": {"recurrent": "rnn", "readout": "fc"}, "group": "mine"}\nor, of any class that can be imported:\n'
+        '  {"architecture": {"family": "imported", "module": "package.module:Class", "arguments": {"width": 8}, "hidden": ["layer1"]}}',
+    )
+    command.add_argument("folder", type=Path, help="folder of the networks")
+    command.add_argument(
+        "--data", type=Path, required=True, help="folder of the data that they answer: recordings (.npy, Parquet), images or texts"
+    )
+    command.add_argument("--out", type=Path, required=True, help="new folder for the population")
 
     command = commands.add_parser(
         "import-data",
@@ -110,6 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "run":
             _run(arguments)
+        elif arguments.command == "import":
+            check_new(arguments.out)
+            population = import_folder(arguments.folder, open_folder(arguments.data), arguments.out)
+            print(f"{arguments.out}: {len(population)} networks")
         elif arguments.command == "import-data":
             counts = import_imdb(arguments.source, arguments.out)
             print(f"{arguments.out}: {counts['train']} training and {counts['test']} test reviews")

@@ -1,8 +1,9 @@
 """What the readers of labelled files share: Parquet that may be damaged, labels, and the split of the training part."""
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,27 @@ WHOLE = re.compile(r"[+-]?\d{1,18}")
 
 def read_parquet(path: Path) -> pa.Table:
     """A table with at least one row. Raises `InputError` where the file is damaged."""
-    try:
+    with _readable(path):
         table = pq.read_table(path)
+    if not table.num_rows:
+        raise InputError(f"{path} has no rows")
+    return table
+
+
+def parquet_columns(path: Path) -> tuple[str, ...]:
+    """Names of the columns, without reading them."""
+    with _readable(path):
+        return tuple(pq.read_schema(path).names)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path} is not a readable Parquet file (truncated or damaged: {str(error).splitlines()[0]}); copy or import it again"
         ) from None
-    if not table.num_rows:
-        raise InputError(f"{path} has no rows")
-    return table
 
 
 class Labels:

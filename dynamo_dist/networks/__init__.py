@@ -7,11 +7,12 @@ from torch import Tensor
 from dynamo_dist.networks.architecture import Architecture, Convolutional, Imported, Recurrent
 from dynamo_dist.networks.convolutional import StackedConvolutional
 from dynamo_dist.networks.convolutional_modules import ResNet, SmallCNN
+from dynamo_dist.networks.imported import StackedImported
 from dynamo_dist.networks.modules import SequenceNetwork
 from dynamo_dist.networks.recurrent import StackedRecurrent
 from dynamo_dist.networks.stacked import Stacked
 
-_STACKS: dict[type, type[Stacked]] = {Recurrent: StackedRecurrent, Convolutional: StackedConvolutional}
+_STACKS: dict[type, type[Stacked]] = {Recurrent: StackedRecurrent, Convolutional: StackedConvolutional, Imported: StackedImported}
 
 
 def stack_class(architecture: Architecture) -> type[Stacked]:
@@ -34,6 +35,8 @@ __all__ = [
     "SmallCNN",
     "Stacked",
     "StackedConvolutional",
+    "StackedImported",
+    "StackedRecurrent",
     "stack_class",
     "stack_of",
 ]

@@ -1,6 +1,7 @@
 """What networks must share to be stacked: their architecture, a frozen value that survives JSON."""
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -115,9 +116,11 @@ class Imported:
     outputs: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON has lists
+        object.__setattr__(self, "hidden", (self.hidden,) if isinstance(self.hidden, str) else tuple(self.hidden))  # JSON has lists
         if ":" not in self.module or not self.hidden:
             raise InputError(f"Imported.module={self.module!r}, hidden={self.hidden}: expected 'package.module:Class' and layer names")
+        if not isinstance(json.loads(self.arguments), dict):
+            raise InputError(f"Imported.arguments={self.arguments!r}: expected an object of keyword arguments")
         _positive(self, "outputs")
 
     @property

@@ -4,7 +4,7 @@ Legend: M networks, B batch, T time, I input features, H hidden units, G = gates
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dynamo_dist.networks import recurrence
@@ -36,6 +36,21 @@ class StackedRecurrent(Stacked):
         for name, shape in shapes.items():
             tensors[name] = torch.empty(shape).uniform_(-bound, bound, generator=generator)
         return tensors
+
+    @staticmethod
+    def tensors_of(embedding: nn.Embedding | None, recurrent: nn.Module, readout: nn.Linear) -> dict[str, Tensor]:
+        """The tensors of one network from its modules: the inverse of `network`, without the axis M."""
+        tensors = {
+            "w_input": recurrent.weight_ih_l0.T,
+            "b_input": recurrent.bias_ih_l0[None],
+            "w_recurrent": recurrent.weight_hh_l0.T,
+            "b_recurrent": recurrent.bias_hh_l0[None],
+            "w_readout": readout.weight.T,
+            "b_readout": readout.bias[None],
+        }
+        return {name: t.detach().contiguous() for name, t in tensors.items()} | (
+            {"embedding": embedding.weight.detach()} if embedding is not None else {}
+        )
 
     def _inputs(self, inputs: Tensor, bias_M1G: Tensor) -> Tensor:
         """Input part of the gates, (T, M, B, G), the bias included, of inputs (M, B, T) or (M, B, T, I)."""

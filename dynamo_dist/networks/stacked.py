@@ -61,7 +61,8 @@ class Stacked:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(iter(self.parameters.values())).dtype
+        """Of the numbers that are not whole."""
+        return next(t.dtype for t in self.parameters.values() if t.is_floating_point())
 
     def _with(self, tensors: Mapping[str, Tensor]) -> Self:
         return type(self)(self.architecture, tensors)
@@ -74,8 +75,9 @@ class Stacked:
         return self._with({name: t.detach() for name, t in self.tensors.items()})
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As `torch.Tensor.to`, for every tensor."""
-        return self._with({name: t.to(*args, **kwargs) for name, t in self.tensors.items()})
+        """As `torch.nn.Module.to`: whole numbers change their device alone."""
+        moved = {name: t.to(*args, **kwargs) for name, t in self.tensors.items()}
+        return self._with({name: new if (old := self.tensors[name]).is_floating_point() else old.to(new.device) for name, new in moved.items()})
 
 
 def last_state(h_TMBH: Tensor, lengths_MB: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def make_plan(
     starts = np.concatenate([[0], np.cumsum(sizes)])
     first_row = order[starts[:-1]]
     cohort_cost = np.bincount(code, weights=cost_N, minlength=count)
-    total = cohort_cost.sum()
+    total = cohort_cost.sum() or 1.0  # imported networks cost nothing
     pieces_order, bounds = [], [0]
     for cohort in np.argsort(first_row):
         size, rows = int(sizes[cohort]), order[starts[cohort] : starts[cohort + 1]]

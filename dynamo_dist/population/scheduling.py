@@ -37,6 +37,8 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
     chunks = population.remaining()
     if not chunks:
         return
+    if population.specs.values("epochs").min() == 0:
+        raise InputError(f"{population.path}: files of imported networks are damaged, and these are not trained here: import them again")
     path = str(population.path.resolve())
     notes = population.path / "progress"
     notes.mkdir(exist_ok=True)

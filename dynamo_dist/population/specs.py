@@ -41,6 +41,7 @@ class NetworkSpec:
     # The first `samples` examples of its own shuffle of the labelled part.
     samples: int
     batch: int = 64
+    # Passes over them. 0, of 0 samples: it was trained elsewhere and imported.
     epochs: int = 1
     learning_rate: float = 3e-3
     # Factor of the learning rate along training: "cosine" (a tenth of the steps up, then half a cosine down) or "constant".
@@ -57,7 +58,7 @@ class NetworkSpec:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("samples", "batch", "epochs", "learning_rate", "clip"):
+        for field in ("batch", "learning_rate", "clip", *(() if self.imported else ("samples", "epochs"))):
             if not getattr(self, field) > 0:
                 raise InputError(f"network {self.id}: {field}={getattr(self, field)}: expected a positive number")
         if self.schedule not in SCHEDULES:
@@ -71,10 +72,15 @@ class NetworkSpec:
             )
         if self.patience and not self.held_out:
             raise InputError(f"network {self.id}: patience={self.patience} needs examples held out; set validation, for example 0.1")
-        if self.samples - self.held_out < self.batch:
+        if not self.imported and self.samples - self.held_out < self.batch:
             raise InputError(
                 f"network {self.id}: batch={self.batch} is larger than its {self.samples - self.held_out} samples; use a smaller batch"
             )
+
+    @property
+    def imported(self) -> bool:
+        """Trained elsewhere."""
+        return self.samples == 0 and self.epochs == 0
 
     @property
     def held_out(self) -> int:
@@ -244,7 +250,9 @@ def _check_fit(spec: NetworkSpec, data: Dataset) -> None:
     if isinstance(net, Recurrent):
         if data.kind == "images":
             raise InputError(f"network {spec.id}: a recurrent network cannot read images; use a convolutional architecture")
-        wanted |= {"vocabulary": data.vocabulary, "every_step": output.every_step}
+        # What was trained elsewhere may know more words than the data hold.
+        larger = spec.imported and data.kind == "tokens" and (net.vocabulary or 0) >= data.vocabulary
+        wanted |= {"vocabulary": net.vocabulary if larger else data.vocabulary, "every_step": output.every_step}
         if data.kind == "values":
             wanted["features"] = data.input_shape[0]
     elif isinstance(net, Convolutional):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -150,6 +151,38 @@ class Population:
         # The header comes last: a folder without it is no population.
         write_json(path / "population.json", {"format": FORMAT, "networks": len(specs), "data": hashes})
         return cls(path)
+
+    @classmethod
+    def from_modules(
+        cls,
+        modules: Mapping[str, torch.nn.Module] | Sequence[torch.nn.Module],
+        *,
+        data: Dataset,
+        out: str | Path,
+        target: str | Mapping[str, str] | Sequence[str] | None = None,
+        groups: Mapping[str, str] | Sequence[str] | None = None,
+        computations: Mapping[str, str] | Sequence[str] | None = None,
+        hidden: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+        arguments: Mapping[str, Mapping[str, Any]] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> "Population":
+        """A complete population of networks that were trained elsewhere, written to `out`, a new or empty folder.
+
+        `modules`: by id, or in a sequence; of any architectures and widths. `target`: which target of `data` all or each learned, the
+        only one by default. `groups`: by default the architecture's short name. `computations`: by default the group. What is given per
+        network is a mapping by id or a sequence in the order of `modules`.
+
+        Networks of one recurrent layer (torch's RNN, GRU, LSTM or our UGRNN: one direction, biases), an embedding where inputs are
+        tokens and a linear readout become `Recurrent`, if they give its outputs on `data` within rounding. All others stay what they are
+        and need `hidden`, the names of the submodules whose outputs are the hidden trajectory (for all, or by id), and `arguments`,
+        the keyword arguments of their constructors as JSON values; their classes must be importable.
+
+        Raises `InputError` that names the network, and writes nothing, when one cannot be made again with the same outputs.
+        """
+        from dynamo_dist.population.imported import import_modules  # it builds on this file
+
+        return import_modules(
+            modules, data=data, out=out, target=target, groups=groups, computations=computations, hidden=hidden, arguments=arguments
+        )
 
     def chunk_specs(self, chunk: Chunk) -> list[NetworkSpec]:
         return list(self.specs.take(self.plan.rows(chunk)))
