@@ -1,6 +1,7 @@
 """The command `dynamo-dist`. What users get wrong is one sentence on standard error and exit status 2."""
 
 import argparse
+import dataclasses
 import json
 import signal
 import sys
@@ -10,12 +11,18 @@ from typing import NoReturn
 
 from dynamo_dist import recipes
 from dynamo_dist.allocator import keep_memory
+from dynamo_dist.commit import write_json
 from dynamo_dist.data.folder import open_folder
 from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
 from dynamo_dist.pipeline import RESULT, run
+from dynamo_dist.population import Population
+from dynamo_dist.population.groups import read_groups, specs_of
 from dynamo_dist.population.imported import check_new
 from dynamo_dist.population.networks_folder import import_folder
+from dynamo_dist.population.scheduling import train_remaining
+from dynamo_dist.population.specs import Specs, check_specs
+from dynamo_dist.population.store import group_means
 from dynamo_dist.progress import say
 from dynamo_dist.runfolder import check, claim
 from dynamo_dist.runtime import open_runtime
@@ -53,6 +60,25 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
+
+    command = commands.add_parser(
+        "train-population",
+        help="train a population of your own groups on your own data",
+        description="Train the networks of a TOML file of groups. What the data decide (vocabulary, features, outputs) is filled in.",
+        formatter_class=raw,
+        epilog="example:\n  dynamo-dist train-population groups.toml --data recordings --out runs/mine\n\ngroups.toml:\n"
+        '  [[group]]\n  name = "small"\n  networks = 20\n  architecture = {family = "recurrent", cell = "gru", hidden = 32}\n'
+        "  fraction = 0.5\n  epochs = 10\n  batch = 32\n  learning_rate = 2e-3\n"
+        '\ncells: gru, lstm, ugrnn, rnn, rnn-relu; of images: {family = "convolutional", kind = "resnet", depth = 8, width = 16}',
+    )
+    command.add_argument("groups", type=Path, help="TOML file, a table [[group]] for each group")
+    command.add_argument("--data", type=Path, required=True, help="folder of the data: recordings (.npy, Parquet), images or texts")
+    command.add_argument("--out", type=Path, required=True, help="folder of the population")
+    command.add_argument("--workers", type=int, default=2, help="Ray workers with one CPU core each; 0: this process; default 2")
+    command.add_argument("--address", help="a running Ray cluster; default: a local one for this command")
+    command.add_argument("--seed", type=int, default=0, help="base of every network's seed; default 0")
+    command.add_argument("--resume", action="store_true", help="continue the population in --out")
+    command.add_argument("--overwrite", action="store_true", help="replace the population in --out")
 
     command = commands.add_parser(
         "import",
@@ -109,6 +135,34 @@ def _run(arguments: argparse.Namespace) -> None:
         print(json.dumps(result))
 
 
+def _train_population(arguments: argparse.Namespace) -> None:
+    if arguments.workers < 0:
+        raise InputError(f"--workers {arguments.workers}: expected at least 0")
+    groups = read_groups(arguments.groups)
+    identity = {
+        "name": "train-population",
+        "groups": [dataclasses.asdict(group) for group in groups],
+        "data": str(arguments.data.resolve()),
+        "seed": arguments.seed,
+    }
+    check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+    data = open_folder(arguments.data)
+    check_specs(Specs.of(specs_of(groups, data, seed=arguments.seed)), {"data": data})
+    with open_runtime(arguments.workers, arguments.address) as runtime:
+        claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+        population = Population.create(
+            arguments.out / "population", specs_of(groups, data, seed=arguments.seed), data, workers=runtime.workers
+        )
+        train_remaining(population, runtime)
+    table = Population.open(population.path).table()
+    kind = "accuracy" if table["accuracy"].null_count < len(table) else "r2"
+    result = {"networks": len(population), "failed": len(table) - table["failure"].null_count, kind: group_means(table, kind)}
+    write_json(arguments.out / RESULT, result)
+    for name, mean in result[kind].items():
+        say(f"{name}: {kind} {mean:.4f} on the test part")
+    print(arguments.out / RESULT)
+
+
 def _report(folder: Path) -> None:
     from dynamo_dist.report import write_report
 
@@ -130,6 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "run":
             _run(arguments)
+        elif arguments.command == "train-population":
+            _train_population(arguments)
         elif arguments.command == "import":
             check_new(arguments.out)
             population = import_folder(arguments.folder, open_folder(arguments.data), arguments.out)

@@ -18,11 +18,13 @@ from dynamo_dist.analysis.averaging import accuracies_at, average_vectors, summa
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, merge
 from dynamo_dist.commit import write_json
 from dynamo_dist.data import Dataset
+from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import map_jobs
 from dynamo_dist.metamodel import MetaModel, MetaModelConfig
 from dynamo_dist.metamodel.training import PROGRESS, TrainingJob, partition
 from dynamo_dist.population import Population
 from dynamo_dist.population.scheduling import train_remaining
+from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.progress import follow, say
 from dynamo_dist.recipes import Recipe
 from dynamo_dist.runtime import Runtime, open_runtime
@@ -30,21 +32,24 @@ from dynamo_dist.runtime import Runtime, open_runtime
 RESULT = "result.json"
 
 
-def train_population(recipe: Recipe, out: str | Path, *, workers: int = 0, address: str | None = None) -> Population:
-    """Train the recipe's networks and commit them to the store in `out`; continue where an earlier call stopped.
+def train_population(
+    what: Recipe | Population, out: str | Path | None = None, *, workers: int = 0, address: str | None = None
+) -> Population:
+    """Train a recipe's networks and commit them to the store in `out`, or the networks of a population that `Population.create` laid
+    down; continue where an earlier call stopped.
 
     `workers`: Ray actors with one CPU each, 0 for this process; `address`: a running Ray cluster.
     """
-    data = recipe.make_data()
-    recipe.specs(data)  # refuse before anything starts
+    if isinstance(what, Population) != (out is None):
+        raise InputError("train_population: give a recipe and the folder `out`, or a population, which has its folder already")
+    if isinstance(what, Recipe):
+        data = what.make_data()
+        specs = what.specs(data)
+        check_specs(Specs.of(specs), {"data": data})  # refuse before anything starts
+        what = Population.create(out, specs, data, workers=workers)
     with open_runtime(workers, address) as runtime:
-        return _train_population(recipe, data, Path(out), runtime)
-
-
-def _train_population(recipe: Recipe, data: Dataset, out: Path, runtime: Runtime) -> Population:
-    population = Population.create(out, recipe.specs(data), data, workers=runtime.workers)
-    train_remaining(population, runtime)
-    return Population.open(out)
+        train_remaining(what, runtime)
+    return Population.open(what.path)
 
 
 def train_meta_model(
@@ -95,7 +100,9 @@ def run(recipe: Recipe, data: Dataset, out: Path, *, runtime: Runtime, seeds: in
     """
     clock = _Clock(out / "seconds.json")
     with clock("population"):
-        population = _train_population(recipe, data, out / "population", runtime)
+        population = Population.create(out / "population", recipe.specs(data), data, workers=runtime.workers)
+        train_remaining(population, runtime)
+        population = Population.open(population.path)
     configs = {out / f"meta-{seed}": dataclasses.replace(recipe.meta, seed=seed) for seed in range(seeds)}
     configs[out / "control"] = dataclasses.replace(recipe.meta, use_theta=False)
     with clock("meta"):

@@ -10,31 +10,10 @@ from dynamo_dist.data.text import TextTask, make_text
 from dynamo_dist.data.valence import ValenceTask, make_valence
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModelConfig
-from dynamo_dist.networks import Recurrent
 from dynamo_dist.population import NetworkSpec
+from dynamo_dist.population.groups import Group, specs_of
 
 SIZES = ("tiny", "small")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Networks made alike."""
-
-    name: str
-    # The truth that clusters are judged against.
-    computation: str
-    # Which target of the data they learn.
-    target: str
-    cell: str
-    hidden: int
-    networks: int
-    # Features of the token embedding.
-    features: int = 16
-    # Share of the labelled part that each sees, its own draw.
-    fraction: float = 1.0
-    batch: int = 64
-    epochs: int = 3
-    learning_rate: float = 3e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,32 +32,8 @@ class Recipe:
         return make_valence(self.data) if isinstance(self.data, ValenceTask) else make_text(self.data)
 
     def specs(self, data: Dataset) -> list[NetworkSpec]:
-        """The networks of all groups. Seeds count through the population."""
-        specs = []
-        for group in self.groups:
-            architecture = Recurrent(
-                cell=group.cell,
-                hidden=group.hidden,
-                features=group.features,
-                vocabulary=data.vocabulary,
-                outputs=data.outputs[group.target].size,
-            )
-            for number in range(group.networks):
-                specs.append(
-                    NetworkSpec(
-                        id=f"{group.name} #{number}",
-                        group=group.name,
-                        computation=group.computation,
-                        architecture=architecture,
-                        target=group.target,
-                        seed=1000 * self.seed + len(specs),
-                        samples=round(group.fraction * len(data.base)),
-                        batch=group.batch,
-                        epochs=group.epochs,
-                        learning_rate=group.learning_rate,
-                    )
-                )
-        return specs
+        """The networks of all groups."""
+        return list(specs_of(self.groups, data, seed=self.seed))
 
 
 def valence(*, size: str = "small", data: str | None = None) -> Recipe:
@@ -90,14 +45,21 @@ def valence(*, size: str = "small", data: str | None = None) -> Recipe:
     half = {"tiny": 4, "small": 12}[size]
     task = {"tiny": ValenceTask(base=1280, meta=640, test=400, longest=20), "small": ValenceTask()}[size]
     steps = {"tiny": 100, "small": 1500}[size]
+
+    def integrators(kind: str, cell: str, hidden: int, networks: int) -> Group:
+        return Group(
+            name=f"{kind} {cell}-{hidden}", computation=kind, target=kind, networks=networks,
+            architecture={"family": "recurrent", "cell": cell, "hidden": hidden, "features": 16}, training={"epochs": 3},
+        )  # fmt: skip
+
     return Recipe(
         name="valence",
         title="Word-valence integration",
         data=task,
         groups=(
-            Group(name="perfect gru-32", computation="perfect", target="perfect", cell="gru", hidden=32, networks=half // 2),
-            Group(name="leaky gru-32", computation="leaky", target="leaky", cell="gru", hidden=32, networks=half),
-            Group(name="perfect rnn-48", computation="perfect", target="perfect", cell="rnn", hidden=48, networks=half // 2),
+            integrators("perfect", "gru", 32, half // 2),
+            integrators("leaky", "gru", 32, half),
+            integrators("perfect", "rnn", 48, half // 2),
         ),
         meta=MetaModelConfig(steps=steps),
     )
@@ -113,13 +75,14 @@ def imdb_amount(*, size: str = "small", data: str | None = None) -> Recipe:
     task = TextTask(folder=str(Path(data).resolve()), classes=2, **({"length": 20, "vocabulary": 200} if size == "tiny" else {}))
     meta = {
         "tiny": MetaModelConfig(dimensions=3, hidden=16, steps=20),
-        "small": MetaModelConfig(dimensions=8, hidden=128, embedding=48, steps=1200, batch=12, learning_rate=3e-3),
+        "small": MetaModelConfig(dimensions=8, hidden=128, embedding=48, steps=2000, batch=12, learning_rate=3e-3),
     }[size]
 
     def group(percent: int) -> Group:
         return Group(
-            name=f"{percent} %", computation=f"{percent} %", target="label", cell="gru", hidden=hidden, networks=each,
-            features=32, fraction=percent / 100, batch=batch, epochs=epochs, learning_rate=2e-3,
+            name=f"{percent} %", networks=each, fraction=percent / 100,
+            architecture={"family": "recurrent", "cell": "gru", "hidden": hidden, "features": 32},
+            training={"batch": batch, "epochs": epochs, "learning_rate": 2e-3},
         )  # fmt: skip
 
     return Recipe(

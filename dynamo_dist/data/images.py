@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from PIL import Image, UnidentifiedImageError
-from sklearn.datasets import load_digits
 
 from dynamo_dist.data.dataset import Dataset, Examples, Output
 from dynamo_dist.data.files import Labels, read_parquet, stratified_halves
@@ -55,6 +54,8 @@ class ImageTask:
 
 def make_digits(task: DigitsTask) -> Dataset:
     """Images float32 (N, 1, 8, 8) in 0..1; target `label`, ten classes."""
+    from sklearn.datasets import load_digits  # here: it takes a second, and few need it
+
     digits = load_digits()
     images, labels = (digits.images[:, None] / 16).astype(np.float32), digits.target.astype(np.int64)
     rng = np.random.default_rng(task.seed)

@@ -24,6 +24,7 @@ from dynamo_dist.metamodel import checkpoint
 from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.loss import hidden_error, hidden_scale, output_error, state_variance, valid_steps
 from dynamo_dist.metamodel.model import Cohort, Dynamics, Private
+from dynamo_dist.networks import Recurrent
 from dynamo_dist.population import Population
 from dynamo_dist.population.training import schedule
 
@@ -66,6 +67,7 @@ class Diverged(RuntimeError):
 
 def partition(population: Population, workers: int) -> list[tuple[str, ...]]:
     """Networks of every worker, balanced by cost (their width), each in the population's order. Networks that failed are left out."""
+    _check_population(population)
     table = population.table()
     sound = [id for id, failed in zip(table["id"].to_pylist(), table["failed_at"].to_pylist(), strict=True) if failed < 0]
     if not 1 <= workers <= len(sound):
@@ -78,6 +80,17 @@ def partition(population: Population, workers: int) -> list[tuple[str, ...]]:
         load[lightest] += population.spec(id).architecture.hidden
     place = {id: index for index, id in enumerate(population.network_ids)}
     return [tuple(sorted(shard, key=place.__getitem__)) for shard in shards]
+
+
+def _check_population(population: Population) -> None:
+    """Raise `InputError` for a population that the meta-model cannot emulate."""
+    others = [spec.id for spec in population.specs if not isinstance(spec.architecture, Recurrent) or spec.architecture.every_step]
+    data = population.data
+    if others or data.kind != "tokens" or any(output.kind != "classes" for output in data.outputs.values()):
+        example = f"network {others[0]!r} is of another kind" if others else f"its data are {data.kind}"
+        raise InputError(
+            f"{population.path}: the meta-model emulates recurrent networks that read tokens and answer with one class at the end; {example}"
+        )
 
 
 def batch_index(config: MetaModelConfig, step: int, available: int) -> Tensor:

@@ -346,5 +346,11 @@ class Population:
         return stack.networks.network(0)
 
 
+def group_means(table: pa.Table, column: str) -> dict[str, float]:
+    """Mean of a column of `Population.table()` over the networks of each group that have it."""
+    means = table.select(["group", column]).group_by("group", use_threads=False).aggregate([(column, "mean")])
+    return dict(zip(means["group"].to_pylist(), means[f"{column}_mean"].to_pylist(), strict=True))
+
+
 def _label(architecture: str) -> str:
     return from_dict(json.loads(architecture)).label

@@ -125,6 +125,7 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
     flags = {name: sorted(f for action in p._actions for f in action.option_strings if f.startswith("--")) for name, p in commands.items()}
     assert flags == {
         "run": ["--address", "--data", "--help", "--json", "--out", "--overwrite", "--resume", "--seeds", "--size", "--workers"],
+        "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--resume", "--seed", "--workers"],
         "import": ["--data", "--help", "--out"],
         "import-data": ["--help", "--out"],
         "report": ["--help"],
