@@ -64,6 +64,10 @@ class Stacked:
         """Of the numbers that are not whole."""
         return next(t.dtype for t in self.parameters.values() if t.is_floating_point())
 
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
     def _with(self, tensors: Mapping[str, Tensor]) -> Self:
         return type(self)(self.architecture, tensors)
 

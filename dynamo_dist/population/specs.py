@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dynamo_dist.data import Dataset, Output
+from dynamo_dist.data import Dataset
 from dynamo_dist.data.augmentation import KINDS
 from dynamo_dist.errors import InputError
 from dynamo_dist.networks.architecture import Architecture, Convolutional, Recurrent, from_dict, to_dict
@@ -267,11 +267,6 @@ def _check_fit(spec: NetworkSpec, data: Dataset) -> None:
             raise InputError(f"network {spec.id}: augmentation={spec.augmentation!r} is for images, and its data set holds {data.kind}")
         if spec.augmentation == "mixup" and output.kind != "classes":
             raise InputError(f"network {spec.id}: augmentation='mixup' mixes classes, and the target {spec.target!r} has values")
-
-
-def output_of(spec: NetworkSpec, data: Mapping[str, Dataset]) -> Output:
-    """What a network answers."""
-    return data[spec.data].outputs[spec.target]
 
 
 def digest(specs: Iterable[NetworkSpec], data: str) -> str:

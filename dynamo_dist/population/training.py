@@ -120,11 +120,6 @@ def example_losses(outputs: Tensor, target: Tensor, output: Output) -> Tensor:
     return torch.where(target.isnan(), 0.0, outputs - target.nan_to_num()).square().sum(dim=-1)
 
 
-def network_losses(outputs: Tensor, target: Tensor, lengths_MB: Tensor | None, output: Output) -> Tensor:
-    """Mean loss of every network over the answers asked for, (M,). `outputs` (M, B, C) or (M, B, T, C)."""
-    return masked_mean(example_losses(outputs, target, output), asked(target, lengths_MB, output))
-
-
 def asked(target: Tensor, lengths_MB: Tensor | None, output: Output) -> Tensor:
     """How many numbers of every answer count: 1 for a class, up to O for values; 0 on padding; float32 (M, B) or (M, B, T)."""
     count = (target >= 0).float() if output.kind == "classes" else (~target.isnan()).sum(dim=-1).float()
@@ -323,7 +318,7 @@ def train_chunk(
     """Train the networks of one chunk on the labelled part of a data set.
 
     `progress(step, steps, mean loss)` is called now and then. A network whose gradient is not finite keeps the parameters that it
-    had before that step, and its neighbours do not notice. The networks come back on the CPU.
+    had before that step, and its neighbours do not notice. The networks stay on the device.
     """
     training = ChunkTraining(specs, data, output, dtype=dtype, device=device)
     stopping = _EarlyStopping(training) if any(spec.patience for spec in specs) else None
@@ -347,7 +342,7 @@ def train_chunk(
     failed_at, stopped_at = training.failed_at.tolist(), training.stopped_at.tolist()
     curve = [[value for value in row if value == value] for row in (curve_MP.cpu() / torch.from_numpy(count_P)).tolist()]
     return TrainedChunk(
-        networks=training.networks.detach().to("cpu"),
+        networks=training.networks.detach(),
         loss=[row[-1] if row else math.nan for row in curve],
         curve=curve,
         steps=[failed if failed >= 0 else stopped if stopped >= 0 else steps for failed, stopped in zip(failed_at, stopped_at, strict=True)],
@@ -372,15 +367,17 @@ def measured_bytes(spec: NetworkSpec, data: Dataset) -> int:
 @torch.no_grad()
 def evaluate(specs: Sequence[NetworkSpec], networks: Stacked, data: Examples, output: Output) -> list[float]:
     """Score of every network: accuracy of classes, R^2 = 1 - SSE / SST of values, over all answers asked for."""
+    device = networks.device
     target = torch.stack([data.targets[spec.target] for spec in specs])
-    right, count = (torch.zeros(len(specs), dtype=torch.float64) for _ in range(2))
-    moments = torch.zeros(3, len(specs), output.size, dtype=torch.float64)  # numbers, sum, sum of squares of the target
+    right, count = (torch.zeros(len(specs), dtype=torch.float64, device=device) for _ in range(2))
+    # Numbers, sum and sum of squares of the target.
+    moments = torch.zeros(3, len(specs), output.size, dtype=torch.float64, device=device)
     for index in data.batches(len(specs) * specs[0].architecture.intermediate(tuple(data.inputs.shape[1:]))):
-        part = data.select(index)
+        part = data.select(index).to(device)
         inputs = part.inputs.to(networks.dtype) if part.inputs.is_floating_point() else part.inputs
         lengths_1B = None if part.lengths_N is None else part.lengths_N[None]
         _, outputs = networks(inputs[None], lengths_1B)
-        truth = target[:, index]
+        truth = target[:, index].to(device)
         truth = truth[:, :, : part.inputs.shape[1]] if output.every_step else truth
         answers = asked(truth, lengths_1B, output)
         if output.kind == "classes":

@@ -51,7 +51,7 @@ def train_and_commit(path: str, chunk: Chunk) -> str:
         failed_at=trained.failed_at,
         failure=[f"gradient not finite at step {step}, seed {s.seed}" if step >= 0 else None for step, s in zip(trained.failed_at, specs, strict=True)],
     )
-    population.commit(name, specs, trained.networks, results)
+    population.commit(name, specs, trained.networks.to("cpu"), results)
     return name
 
 
