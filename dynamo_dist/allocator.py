@@ -8,19 +8,19 @@ same blocks again has every page of them faulted in and zeroed again. Kept, the 
 import ctypes
 import sys
 
+# Of processes that are started with it. One arena, because only the main one can grow without bound, and threads have others.
+ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62), "MALLOC_ARENA_MAX": "1"}
 # Parameters of mallopt(3), from malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep_memory() -> bool:
-    """From now on freed memory stays with this process, for its next allocation; False where the C library has no such switch.
-
-    For processes of our own: workers, and the command. One arena, because only the main one can grow without bound.
-    """
+    """From now on memory that this process has freed stays with it, for its next allocation: that of the main thread; False where the
+    C library has no such switch. For a process of our own, the command; workers are started with `ENVIRONMENT`."""
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl
         return False
-    return all(mallopt(parameter, value) for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_ARENA_MAX, 1)))
+    return all(mallopt(parameter, value) for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)))

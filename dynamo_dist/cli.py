@@ -15,6 +15,8 @@ from dynamo_dist.commit import write_json
 from dynamo_dist.data.folder import open_folder
 from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
+from dynamo_dist.jobs import JobFailed
+from dynamo_dist.metamodel.training import Diverged
 from dynamo_dist.pipeline import RESULT, run
 from dynamo_dist.population import Population
 from dynamo_dist.population.groups import read_groups, specs_of
@@ -202,6 +204,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dynamo-dist: {error}", file=sys.stderr)
         return 2
+    except (JobFailed, Diverged) as error:
+        print(f"dynamo-dist: {error}; what was committed is kept", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("dynamo-dist: interrupted; what was committed is kept, continue with --resume", file=sys.stderr)
         return 130

@@ -167,7 +167,7 @@ def _averages(meta: MetaModel, runtime: Runtime) -> dict[str, Any]:
 
 def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scores: list[Emulation], averages: dict) -> dict[str, Any]:
     table = population.table()
-    groups, accuracy = np.array(table["group"].to_pylist()), np.array(table["accuracy"].to_pylist())
+    groups, accuracy = np.array(table["group"].to_pylist()), np.array(table["accuracy"].to_pylist(), dtype=float)
     sound = np.array(table["failed_at"].to_pylist()) < 0
     test = population.data.test
     labels_MN = np.stack([test.targets[population.spec(id).target].numpy() for id in metas[0].network_ids])

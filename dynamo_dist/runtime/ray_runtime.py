@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynamo_dist.allocator import keep_memory
+from dynamo_dist.allocator import ENVIRONMENT
 from dynamo_dist.commit import write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import LOST, MEMORY, Failure, attempt
@@ -46,7 +46,6 @@ class _Worker:
     def __init__(self) -> None:
         import torch
 
-        keep_memory()
         torch.set_num_threads(1)
 
     def call(self, function: Callable[..., Any], job: tuple) -> Any:
@@ -81,7 +80,6 @@ class _Collective:
 def _train_worker(arguments: dict) -> None:
     import torch
 
-    keep_memory()
     torch.set_num_threads(1)
     group = _Collective()
     for job in arguments["jobs"]:
@@ -139,6 +137,7 @@ class RayRuntime:
 
     def __enter__(self) -> "RayRuntime":
         logging.getLogger("ray").setLevel(logging.ERROR)
+        options = {"log_to_driver": False, "configure_logging": False, "runtime_env": {"env_vars": ENVIRONMENT}}
         if self.address is None:
             cores = len(os.sched_getaffinity(0))
             if self.workers > cores:
@@ -149,11 +148,11 @@ class RayRuntime:
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             say(f"starting Ray on this machine, {cores} cores")
             # "local": never a cluster that someone else runs, or ran, on this machine.
-            ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, configure_logging=False)
+            ray.init("local", num_cpus=cores, include_dashboard=False, **options)
         else:
             _reach(self.address)
             try:
-                ray.init(self.address, log_to_driver=False, configure_logging=False)
+                ray.init(self.address, **options)
             except Exception as error:  # Ray has a class of its own for every way in which this fails, tokens included
                 reason = str(error).split(". ")[0].splitlines()[0]
                 raise InputError(f"--address {self.address}: cannot connect to the Ray cluster there ({reason})") from None
