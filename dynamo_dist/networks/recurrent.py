@@ -52,6 +52,20 @@ class StackedRecurrent(Stacked):
             {"embedding": embedding.weight.detach()} if embedding is not None else {}
         )
 
+    def _own_layers(self, inputs: Tensor) -> Tensor:
+        """Hidden states (T, M, B, H) of LSTMs by torch's own layer, one network after the other."""
+        p = self.parameters
+        x_MBTI = inputs
+        if self.architecture.vocabulary is not None:
+            offset_M11 = torch.arange(self.count, device=inputs.device)[:, None, None] * self.architecture.vocabulary
+            x_MBTI = functional.embedding(inputs + offset_M11, p["embedding"].flatten(0, 1))
+        h0 = p["w_recurrent"].new_zeros(1, inputs.shape[1], self.architecture.hidden)
+        weights = zip(p["w_input"].mT, p["w_recurrent"].mT, p["b_input"][:, 0], p["b_recurrent"][:, 0], strict=True)
+        # biases, 1 layer, no dropout, in training, one direction, batch first
+        options = (True, 1, 0.0, True, False, True)
+        h_MBTH = torch.stack([torch.lstm(x_BTI, (h0, h0), own, *options)[0] for x_BTI, own in zip(x_MBTI, weights, strict=True)])
+        return h_MBTH.permute(2, 0, 1, 3)
+
     def _inputs(self, inputs: Tensor, bias_M1G: Tensor) -> Tensor:
         """Input part of the gates, (T, M, B, G), the bias included, of inputs (M, B, T) or (M, B, T, I)."""
         p = self.parameters
@@ -94,7 +108,10 @@ class StackedRecurrent(Stacked):
 
     def __call__(self, inputs: Tensor, lengths_MB: Tensor | None, *, training: bool = False) -> tuple[Tensor, Tensor]:
         """As `Stacked.__call__`. The trajectory of LSTMs is [h; c], (T, M, B, 2H); in training h alone."""
-        h_TMBH, c_TMBH = self.states(inputs)
+        if training and recurrence.prefers_own_layers(self.architecture.cell, self.architecture.hidden, inputs.device):
+            h_TMBH, c_TMBH = self._own_layers(inputs.expand(self.count, *inputs.shape[1:])), None
+        else:
+            h_TMBH, c_TMBH = self.states(inputs)
         every_step = self.architecture.every_step
         outputs = self.readout(h_TMBH.permute(1, 2, 0, 3) if every_step else last_state(h_TMBH, lengths_MB))
         return (h_TMBH if c_TMBH is None or training else torch.cat([h_TMBH, c_TMBH], dim=-1)), outputs

@@ -13,6 +13,7 @@ Halving changes the stack that a network is trained in, and so its result by rou
 """
 
 import json
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from dynamo_dist.progress import follow, say
 
 # Single networks that may fail with an error before any has been trained: then it is not the networks that are wrong.
 HOPELESS = 3
+# Seconds between two lines about what was committed.
+SPARSE = 2.0
 
 
 def train_remaining(population: Population, runner: Runner, *, work: Callable[..., str] = train_and_commit) -> None:
@@ -50,6 +53,7 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
     chunks.sort(key=lambda chunk: -population.plan.cost(chunk))
     queue = deque((path, chunk) for chunk in chunks)
     lost: Counter[Chunk] = Counter()
+    told = -math.inf
     with follow(lambda: _progress(population, count)):
         for (_, chunk), result in runner.run(work, queue):
             (notes / f"{chunk.first}.json").unlink(missing_ok=True)
@@ -58,7 +62,10 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
                 count.trained += chunk.networks
                 count.failed += population.results(result)["failure"].drop_null().length()
                 count.finish(chunk.networks, population.plan.cost(chunk))
-                say(f"population: {count.done} of {count.total} networks trained and committed")
+                # A line for each of thousands of chunks would be no news.
+                if count.done == count.total or time.monotonic() - told > SPARSE:
+                    say(f"population: {count.done} of {count.total} networks trained and committed")
+                    told = time.monotonic()
                 continue
             where = f"networks {population.specs.ids[population.plan.order[chunk.first]]!r}, ... ({chunk.networks})"
             if result.kind == STORAGE:

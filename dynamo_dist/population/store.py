@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
@@ -279,6 +280,15 @@ class Population:
     @property
     def network_ids(self) -> tuple[str, ...]:
         return self.specs.ids
+
+    def ids(self, **columns: str) -> tuple[str, ...]:
+        """Ids of the networks with these values in their specifications, for example `ids(group="leaky gru-32", data="english")`."""
+        table = self.specs.table
+        for name, value in columns.items():
+            if name not in table.column_names:
+                raise InputError(f"networks have no column {name!r}: their columns are {', '.join(table.column_names)}")
+            table = table.filter(pc.equal(table[name].cast(pa.string()), str(value)))
+        return tuple(table["id"].to_pylist())
 
     def spec(self, id: str) -> NetworkSpec:
         """The specification of a network."""

@@ -68,6 +68,27 @@ def test_stack_equals_torch_modules(cell, every_step, vocabulary):
         assert torch.allclose(outputs[m], own, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("vocabulary", [11, None])
+def test_wide_lstms_train_by_torchs_own_layers_to_the_same_gradients(monkeypatch, vocabulary):
+    architecture = Recurrent(cell="lstm", hidden=128, features=5, vocabulary=vocabulary, outputs=2)
+    cpu = torch.device("cpu")
+    assert recurrence.prefers_own_layers("lstm", 128, cpu) and not recurrence.prefers_own_layers("gru", 128, cpu)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(3, 4, 6, 5, generator=generator, dtype=torch.float64)
+    inputs = inputs if vocabulary is None else torch.randint(0, vocabulary, (3, 4, 6), generator=generator)
+    results = []
+    for own in (True, False):
+        monkeypatch.setattr(recurrence, "prefers_own_layers", lambda *_, own=own: own)
+        stack = stack_class(architecture).initial(architecture, range(3)).to(torch.float64)
+        for p in stack.parameters.values():
+            p.requires_grad_()
+        _, outputs = stack(inputs, torch.tensor([[6, 3, 1, 5]]), training=True)
+        outputs.square().sum().backward()
+        results.append([outputs, *(p.grad for p in stack.parameters.values())])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 def test_the_state_of_an_lstm_is_h_and_c():
     architecture = Recurrent(cell="lstm", hidden=4, features=3, outputs=2)
     stack = stack_class(architecture).initial(architecture, [0]).to(torch.float64)

@@ -49,6 +49,15 @@ def test_stacks_of_a_limited_size_are_the_same_networks(population):
             assert all(torch.equal(p[row], networks.parameters[name][position]) for name, p in stack.networks.parameters.items())
 
 
+def test_networks_are_found_by_group(population):
+    assert population.ids(group="leaky gru") == ("leaky gru #0", "leaky gru #1")
+    assert population.ids(computation="perfect", seed="4") == ("perfect rnn #0",)
+    assert population.ids(group="none") == ()
+    assert [stack.ids for stack in population.stacks(population.ids(group="leaky gru"), networks=1)] == [("leaky gru #0",), ("leaky gru #1",)]
+    with pytest.raises(InputError, match="networks have no column 'grp'"):
+        population.ids(grp="leaky gru")
+
+
 def test_the_same_population_is_found_again_another_is_refused(copy, valence):
     assert Population.create(copy, make_specs(valence), valence).remaining() == []
     with pytest.raises(InputError, match="holds a population of other networks"):
