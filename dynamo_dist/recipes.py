@@ -75,7 +75,7 @@ def imdb_amount(*, size: str = "small", data: str | None = None) -> Recipe:
     task = TextTask(folder=str(Path(data).resolve()), classes=2, **({"length": 20, "vocabulary": 200} if size == "tiny" else {}))
     meta = {
         "tiny": MetaModelConfig(dimensions=3, hidden=16, steps=20),
-        "small": MetaModelConfig(dimensions=8, hidden=128, embedding=48, steps=2000, batch=12, learning_rate=3e-3),
+        "small": MetaModelConfig(dimensions=8, hidden=128, embedding=48, steps=1200, batch=12, learning_rate=3e-3),
     }[size]
 
     def group(percent: int) -> Group:

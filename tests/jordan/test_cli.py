@@ -261,7 +261,11 @@ sys.exit(cli.main(sys.argv[1:]))
 
 def test_interrupt_is_status_130(tmp_path):
     words = [sys.executable, "-m", "jordan_dist.cli", "example", "resonators", "--refine", "2", "--ep", "--out", str(tmp_path / "r")]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+
+    def listen():  # a shell starts what runs in the background deaf to interrupts, and that is inherited
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=listen) as process:
         for line in process.stderr:
             if "assembled" in line:
                 process.send_signal(signal.SIGINT)
