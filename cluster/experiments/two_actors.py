@@ -4,49 +4,55 @@
 
 The population is GRU-64 on word valence, in chunks of one size. Its number of chunks is chosen from the measured time of one step so that
 one actor works about so many seconds. Counted from when the actors are up to the last commit; Ray's start and stop are told apart. Time
-outside training steps: data, plan, evaluation, commits and waiting, as a share of the actors' time.
+outside training steps (data, scoring on the test part, commits, waiting) is told as a share of the actors' time.
 """
 
 import argparse
 import dataclasses
+import json
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cluster.experiments.timing import processor
 from dynamo_dist.allocator import keep_memory
 from dynamo_dist.data.valence import ValenceTask, make_valence
-from dynamo_dist.population import Population
+from dynamo_dist.population import Population, work
 from dynamo_dist.population.groups import Group, specs_of
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.population.training import ChunkTraining
-from dynamo_dist.population.work import train_and_commit
 from dynamo_dist.runtime import open_runtime
 
 NETWORKS, BATCH = 16, 32
 
 
 def timed_work(path: str, chunk: Chunk) -> str:
-    """`train_and_commit`, and beside the chunk how many seconds its steps took."""
-    step, seconds = ChunkTraining.step, [0.0]
+    """`train_and_commit`, and beside the chunk how many seconds its steps took, and its scoring on the test part."""
+    seconds = {"steps": 0.0, "test": 0.0}
+    step, score = ChunkTraining.step, work.evaluate
 
-    def counted(self: ChunkTraining, number: int) -> torch.Tensor:
-        began = time.perf_counter()
-        try:
-            return step(self, number)
-        finally:
-            seconds[0] += time.perf_counter() - began
+    def counted(function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                seconds[part] += time.perf_counter() - began
 
-    ChunkTraining.step = counted
+        return call
+
+    ChunkTraining.step, work.evaluate = counted(step, "steps"), counted(score, "test")
     try:
-        name = train_and_commit(path, chunk)
+        name = work.train_and_commit(path, chunk)
     finally:
-        ChunkTraining.step = step
-    (Path(path).parent / f"steps-{name}.txt").write_text(str(seconds[0]))
+        ChunkTraining.step, work.evaluate = step, score
+    (Path(path).parent / f"seconds-{name}.json").write_text(json.dumps(seconds))
     return name
 
 
@@ -64,7 +70,7 @@ def main() -> None:
     keep_memory()
     data = make_valence(ValenceTask(base=6_400, meta=64, test=500))
     group = Group(
-        name="gru-64", networks=NETWORKS, target="perfect", training={"batch": BATCH, "epochs": 1},
+        name="gru-64", networks=NETWORKS, target="perfect", training={"batch": BATCH, "epochs": 2},
         architecture={"family": "recurrent", "cell": "gru", "hidden": 64},
     )  # fmt: skip
     specs = list(specs_of([group], data))
@@ -90,11 +96,13 @@ def main() -> None:
                 train_remaining(population, runtime, work=timed_work)
                 end = time.time()
             stop = time.time()
-            steps = sum(float(file.read_text()) for file in Path(folder).glob("steps-*.txt"))
+            parts = [json.loads(file.read_text()) for file in Path(folder).glob("seconds-*.json")]
+        available = workers * (end - ready)
+        steps, test = (sum(part[name] for part in parts) / available for name in ("steps", "test"))
         rate[workers] = len(specs) / (end - ready)
         print(
-            f"{workers} actors: {rate[workers]:.2f} networks/s, {end - ready:.1f} s, of the actors' time outside training steps "
-            f"{100 * (1 - steps / (workers * (end - ready))):.1f} %; Ray's start {ready - start:.1f} s and stop {stop - end:.1f} s beside it",
+            f"{workers} actors: {rate[workers]:.2f} networks/s, {end - ready:.1f} s; of the actors' time {100 * (1 - steps):.1f} % outside "
+            f"training steps, {100 * test:.1f} % of it for the test part; Ray's start {ready - start:.1f} s and stop {stop - end:.1f} s beside",
             flush=True,
         )
     print(f"two against one: {rate[2] / rate[1]:.2f}")

@@ -197,8 +197,9 @@ class _LSTM(torch.autograd.Function):
 def prefers_own_layers(cell: str, hidden: int, device: torch.device) -> bool:
     """Whether a stack trains faster as a loop over torch's own layers than by the recurrences here: on a CPU, of wide LSTMs.
 
-    The loop's time over the stack's, one run (`cluster/experiments/README.md`): GRU 14 (H = 16), 3.6 (64), 1.1 (256), 1.2 (512); LSTM 1.05
-    (64), 0.85 (256): torch's LSTM has a fused kernel; vanilla RNN 3.5 (64), 1.2 (256); UGRNN 3.4 (64). At M = 1 still 1.6 (GRU-64).
+    The loop's time over the stack's, one run (`cluster/experiments/README.md`): GRU 10 (H = 16), 3.2 (64), 1.1 (256), 1.0 (512); LSTM 1.06
+    (64), 0.77 (128), 0.87 (256): torch's LSTM has a fused kernel; vanilla RNN 3.8 (64), 1.2 (256); UGRNN 3.6 (64). At M = 1 still 1.7
+    (GRU-64).
     """
     return device.type == "cpu" and cell == "lstm" and hidden >= 128
 
