@@ -3,6 +3,7 @@
 Legend: M networks, B batch, T time, C output units.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from dynamo_dist.networks.architecture import Architecture
 
 
-class Stacked:
+class Stacked(ABC):
     """M networks. `parameters[name]` and `buffers[name]` have shape (M, *shape of one network's)."""
 
     # Names of tensors that are kept and not trained, for example running means.
@@ -31,24 +32,24 @@ class Stacked:
         return cls(architecture, {name: torch.stack([network[name] for network in networks]) for name in networks[0]})
 
     @classmethod
+    @abstractmethod
     def initial_tensors(cls, architecture: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """Parameters and buffers of one fresh network, distributed as torch's own modules start."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, inputs: Tensor, lengths_MB: Tensor | None, *, training: bool = False) -> tuple[Any, Tensor]:
         """The hidden trajectory, and the outputs: (M, B, C) at the last valid step, or (M, B, T, C) at every step.
 
         `inputs`: (M, B, ...), or (1, B, ...), which feeds all networks the same. The trajectory of recurrent networks is one tensor
         (T, M, B, H); of others a list of tensors (M, B, ...), one per stage. `training`: where training differs from use.
         """
-        raise NotImplementedError
 
-    def update_buffers(self, active_M: Tensor) -> None:
+    def update_buffers(self, active_M: Tensor) -> None:  # noqa: B027 - most have no buffers
         """After a training step, bring the buffers of the networks where `active_M` (bool) up to date with its batch."""
 
+    @abstractmethod
     def network(self, position: int) -> nn.Module:
         """One of them as a plain `torch.nn.Module` with the same outputs."""
-        raise NotImplementedError
 
     @property
     def tensors(self) -> dict[str, Tensor]:
