@@ -12,8 +12,7 @@ import numpy as np
 
 from dynamo_dist.population.specs import NetworkSpec, Specs
 
-# Bytes that the training of one chunk may take, by default: past 256 MB a stack gains no more speed (see `cluster/experiments`), and
-# what a lost worker loses grows.
+# Bytes that the training of one chunk may take, by default: a choice, not a measured optimum. What a lost worker loses grows with it.
 CHUNK_BYTES = 1_000_000_000
 # Networks in a chunk at the most.
 CHUNK_NETWORKS = 256

@@ -127,7 +127,7 @@ def _architecture(text: str) -> Architecture:
 
 
 class Specs(Sequence[NetworkSpec]):
-    """Specifications in columns: a million take 150 MB where as many objects take 600. Behaves as a sequence of `NetworkSpec`."""
+    """Specifications in columns, because a million objects would take several times as much. Behaves as a sequence of `NetworkSpec`."""
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table.unify_dictionaries().combine_chunks()
