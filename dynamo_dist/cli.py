@@ -16,8 +16,9 @@ from dynamo_dist.data.folder import open_folder
 from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import JobFailed
+from dynamo_dist.metamodel import MetaModelConfig
 from dynamo_dist.metamodel.training import Diverged
-from dynamo_dist.pipeline import RESULT, run
+from dynamo_dist.pipeline import RESULT, embed_result, run, train_meta_models
 from dynamo_dist.population import Population
 from dynamo_dist.population.groups import read_groups, specs_of
 from dynamo_dist.population.imported import check_new
@@ -27,7 +28,7 @@ from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.population.store import group_means
 from dynamo_dist.progress import say
 from dynamo_dist.runfolder import check, claim
-from dynamo_dist.runtime import open_runtime
+from dynamo_dist.runtime import launched, open_runtime
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,6 +111,28 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, help="new folder for train.parquet and test.parquet")
 
     command = commands.add_parser(
+        "embed",
+        help="train the meta-model of a population: an embedding vector for every network",
+        description="Train one meta-model of a population. Started by torchrun, its processes are the workers.",
+        formatter_class=raw,
+        epilog="example:\n  dynamo-dist embed runs/mine/population --out runs/mine-meta --set dimensions=6 --set steps=3000\n"
+        "  torchrun --nproc-per-node 2 --no-python dynamo-dist embed runs/mine/population --out runs/mine-meta\n\n"
+        "settings and their defaults:\n  " + "\n  ".join(f"{f.name} = {f.default}" for f in dataclasses.fields(MetaModelConfig)),
+    )
+    command.add_argument("population", type=Path, help="folder of the population")
+    command.add_argument("--out", type=Path, required=True, help="folder of the meta-model")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, see below; may be given again")
+    command.add_argument("--workers", type=int, default=2, help="Ray workers, one per GPU or CPU core; 0: this process; default 2")
+    command.add_argument("--address", help="a running Ray cluster; default: a local one for this command")
+    command.add_argument("--skip-failed", action="store_true", help="leave networks out whose files are missing or damaged")
+    command.add_argument("--activations", default="auto", help="of the base networks: recompute, cache, or auto (the faster); default auto")
+    command.add_argument(
+        "--precision", default="float32", help="float32, float64, or bfloat16 for the meta-model's recurrence; default float32"
+    )
+    command.add_argument("--resume", action="store_true", help="continue the training in --out")
+    command.add_argument("--overwrite", action="store_true", help="replace the meta-model in --out")
+
+    command = commands.add_parser(
         "report", help="write report.html of a finished run again", epilog="example: dynamo-dist report runs/valence"
     )
     command.add_argument("folder", type=Path, help="folder of the run")
@@ -165,6 +188,42 @@ def _train_population(arguments: argparse.Namespace) -> None:
     print(arguments.out / RESULT)
 
 
+def _settings(given: Sequence[str]) -> MetaModelConfig:
+    """A configuration from `--set NAME=VALUE`."""
+    known = {f.name: f for f in dataclasses.fields(MetaModelConfig)}
+    values = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if name not in known or not equals:
+            raise InputError(f"--set {text}: expected NAME=VALUE with one of the names {', '.join(known)}")
+        kind = type(known[name].default)
+        try:
+            values[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError):
+            raise InputError(f"--set {text}: expected a value like {known[name].default!r}") from None
+    return MetaModelConfig(**values)
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    if arguments.workers < 0:
+        raise InputError(f"--workers {arguments.workers}: expected at least 0")
+    config, population = _settings(arguments.set), Population(arguments.population)
+    identity = {"name": "embed", "population": str(population.path.resolve()), "config": dataclasses.asdict(config)}
+    if not launched():
+        check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+    with open_runtime(arguments.workers, arguments.address) as runtime:
+        if runtime.leader:
+            claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+        runtime.wait()
+        (meta,) = train_meta_models(
+            population, {arguments.out: config}, runtime,
+            skip_failed=arguments.skip_failed, activations=arguments.activations, precision=arguments.precision,
+        )  # fmt: skip
+        if runtime.leader:
+            write_json(arguments.out / RESULT, embed_result(meta))
+            print(arguments.out / RESULT)
+
+
 def _report(folder: Path) -> None:
     from dynamo_dist.report import write_report
 
@@ -188,6 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run(arguments)
         elif arguments.command == "train-population":
             _train_population(arguments)
+        elif arguments.command == "embed":
+            _embed(arguments)
         elif arguments.command == "import":
             check_new(arguments.out)
             population = import_folder(arguments.folder, open_folder(arguments.data), arguments.out)

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 
 from dynamo_dist import analysis
-from dynamo_dist.analysis.averaging import accuracies_at, average_vectors, summarize
+from dynamo_dist.analysis import averaging
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, merge
-from dynamo_dist.commit import write_json
+from dynamo_dist.commit import read_lines, write_json
 from dynamo_dist.data import Dataset
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import map_jobs
-from dynamo_dist.metamodel import MetaModel, MetaModelConfig
-from dynamo_dist.metamodel.training import PROGRESS, TrainingJob, partition
+from dynamo_dist.metamodel import MetaModel, MetaModelConfig, folder
+from dynamo_dist.metamodel.training import TrainingJob, partition
 from dynamo_dist.population import Population
 from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.population.specs import Specs, check_specs
-from dynamo_dist.progress import follow, say
+from dynamo_dist.progress import duration, follow, say
 from dynamo_dist.recipes import Recipe
 from dynamo_dist.runtime import Runtime, open_runtime
 
@@ -45,7 +45,7 @@ def train_population(
     if isinstance(what, Recipe):
         data = what.make_data()
         specs = what.specs(data)
-        check_specs(Specs.of(specs), {"data": data})  # refuse before anything starts
+        check_specs(Specs.of(specs), data)  # refuse before anything starts
         what = Population.create(out, specs, data, workers=workers)
     with open_runtime(workers, address) as runtime:
         train_remaining(what, runtime)
@@ -59,41 +59,74 @@ def train_meta_model(
     config: MetaModelConfig | None = None,
     workers: int = 0,
     address: str | None = None,
+    skip_failed: bool = False,
+    activations: str = "auto",
+    precision: str = "float32",
 ) -> MetaModel:
-    """Train one meta-model of the population on `workers` workers, sharded by network (0: in this process), or continue it."""
-    path = Path(out)
-    partition(population, max(1, workers))  # refuse before anything starts
+    """Train one meta-model of the population on `workers` workers, sharded by network (0: in this process), or continue it.
+
+    `skip_failed`: leave networks out whose files are missing or damaged, and say so; `activations`: of the base networks, `recompute`,
+    `cache`, or `auto`, what is measured to be faster; `precision`: `float32`, `float64` or `bfloat16`.
+    """
+    path, config = Path(out), config or MetaModelConfig()
+    ids = folder.prepare(path, population, config, skip_failed=skip_failed)
+    partition(population, ids, config, max(1, workers))  # refuse before anything starts
     with open_runtime(workers, address) as runtime:
-        (meta,) = _train_meta_models(population, {path: config or MetaModelConfig()}, runtime)
+        (meta,) = train_meta_models(
+            population, {path: config}, runtime, skip_failed=skip_failed, activations=activations, precision=precision
+        )
     return meta
 
 
-def _train_meta_models(population: Population, configs: dict[Path, MetaModelConfig], runtime: Runtime) -> list[MetaModel]:
-    """Train the meta-models that are not finished yet, in one go: workers start once."""
-    for path, config in configs.items():
-        MetaModel.prepare(path, population, config)
-    todo = [path for path in configs if not MetaModel.is_finished(path)]
+def train_meta_models(
+    population: Population, configs: dict[Path, MetaModelConfig], runtime: Runtime, *, skip_failed: bool = False, **how: str
+) -> list[MetaModel]:
+    """Train the meta-models that are not finished yet, in one go: workers start once. `how`: as in `TrainingJob`."""
+    networks = {path: folder.prepare(path, population, config, skip_failed=skip_failed) for path, config in configs.items()}
+    todo = [path for path in configs if not folder.is_finished(path)]
     if todo:
-        partition(population, max(1, runtime.workers))
+        for path in todo:
+            partition(population, networks[path], configs[path], max(1, runtime.workers))
         say(f"meta-models: {len(todo)} to train ({', '.join(path.name for path in todo)}), {configs[todo[0]].steps} steps each")
         with follow(lambda: _meta_progress(todo)):
             runtime.train(
-                [TrainingJob(population=str(population.path.resolve()), out=str(path.resolve()), config=configs[path]) for path in todo]
+                [
+                    TrainingJob(population=str(population.path.resolve()), out=str(path.resolve()), config=configs[path], **how)
+                    for path in todo
+                ]
             )
+        for path in todo:
+            for note in json.loads((path / folder.NOTES).read_text()):
+                say(f"{path.name}: {note}")
     return [MetaModel.open(path) for path in configs]
+
+
+def embed_result(meta: MetaModel) -> dict[str, Any]:
+    """What `result.json` says of a meta-model: the losses at the checkpoint that is opened, and what was left out."""
+    lines = {line["step"]: line for line in read_lines(meta.path / folder.PROGRESS)}
+    last = lines[int(folder.final_checkpoint(meta.path).name.rpartition("-")[2])]
+    return {
+        "networks": len(meta.network_ids),
+        "losses": {name: value for name, value in last.items() if name not in ("seconds", "left")},
+        "notes": json.loads((meta.path / folder.NOTES).read_text()),
+        "config": dataclasses.asdict(meta.config),
+    }
 
 
 def _meta_progress(paths: Sequence[Path]) -> str | None:
     """The last line that any of them recorded; they train in this order."""
-    started = [path for path in paths if (path / PROGRESS).exists()]
+    started = [path for path in paths if (path / folder.PROGRESS).exists()]
     if not started:
         return "meta-models: workers are starting"
-    last = json.loads((started[-1] / PROGRESS).read_text().splitlines()[-1])
+    last = json.loads((started[-1] / folder.PROGRESS).read_text().splitlines()[-1])
     losses = f"loss {last['loss']:.4f} (hidden {last['hidden']:.4f}, output {last['output']:.4f})"
-    return f"meta-model {len(started)}/{len(paths)} ({started[-1].name}): step {last['step']}/{last['steps']}, {losses}"
+    if folder.config_of(started[-1]).hidden_scale == "variance":  # then the hidden term is 1 - R^2
+        losses += f", hidden R^2 {1 - last['hidden']:.3f}"
+    which = f"{len(started)}/{len(paths)} ({started[-1].name})" if len(paths) > 1 else started[-1].name
+    return f"meta-model {which}: step {last['step']}/{last['steps']}, {losses}; {duration(last['left'])} left"
 
 
-def run(recipe: Recipe, data: Dataset, out: Path, *, runtime: Runtime, seeds: int = 1) -> dict[str, Any]:
+def run(recipe: Recipe, data: dict[str, Dataset], out: Path, *, runtime: Runtime, seeds: int = 1) -> dict[str, Any]:
     """The whole experiment into `out`; returns what `result.json` holds. Finished stages of an earlier call are kept.
 
     `data`: what `recipe.make_data()` returned.
@@ -106,9 +139,9 @@ def run(recipe: Recipe, data: Dataset, out: Path, *, runtime: Runtime, seeds: in
     configs = {out / f"meta-{seed}": dataclasses.replace(recipe.meta, seed=seed) for seed in range(seeds)}
     configs[out / "control"] = dataclasses.replace(recipe.meta, use_theta=False)
     with clock("meta"):
-        *metas, control = _train_meta_models(population, configs, runtime)
+        *metas, control = train_meta_models(population, configs, runtime)
     with clock("analysis"):
-        say(f"analysis: every network on {len(data.test)} test sequences")
+        say(f"analysis: every network on its test part ({', '.join(f'{len(own.test)} {own.kind}' for own in data.values())})")
         scores = _emulations([*metas, control], runtime)
         averages = _averages(metas[0], runtime)
     result = _result(recipe, population, metas, scores, averages)
@@ -153,25 +186,20 @@ def _emulations(metas: list[MetaModel], runtime: Runtime) -> list[Emulation]:
 
 
 def _averages(meta: MetaModel, runtime: Runtime) -> dict[str, Any]:
-    vectors = average_vectors(meta)
-    theta_PD = np.stack([theta for *_, theta in vectors])
-    pieces = np.array_split(np.arange(len(vectors)), min(len(vectors), max(1, runtime.workers)))
-    accuracy: dict[str, list[float]] = {}
-    done = dict(map_jobs(runtime, accuracies_at, [(str(meta.path.resolve()), theta_PD[piece]) for piece in pieces], say))
-    for index in sorted(done):
-        for labels, values in done[index].items():
-            accuracy.setdefault(labels, []).extend(values)
+    vectors = averaging.average_vectors(meta)
+    work = averaging.jobs(meta, vectors, max(1, runtime.workers))
+    scores = [0.0] * len(vectors)
+    for number, done in map_jobs(runtime, averaging.scores_at, [arguments for arguments, _ in work], say):
+        for position, score in zip(work[number][1], done, strict=True):
+            scores[position] = score
     say(f"analysis: {len(vectors)} vectors tested")
-    return summarize(vectors, accuracy)
+    return averaging.summarize(vectors, scores)
 
 
 def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scores: list[Emulation], averages: dict) -> dict[str, Any]:
     table = population.table()
-    groups, accuracy = np.array(table["group"].to_pylist()), np.array(table["accuracy"].to_pylist(), dtype=float)
+    groups, accuracy = np.array(table["group"].to_pylist()), task_scores(table)
     sound = np.array(table["failed_at"].to_pylist()) < 0
-    test = population.data.test
-    labels_MN = np.stack([test.targets[population.spec(id).target].numpy() for id in metas[0].network_ids])
-    meta_accuracy = (scores[0].meta_class == labels_MN).mean(axis=1)
     clusterings = [analysis.cluster(meta) for meta in metas]
     emulated = np.array([population.spec(id).group for id in metas[0].network_ids])
 
@@ -187,10 +215,10 @@ def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scor
             "hidden_r2_median": float(np.median(score.hidden_r2)),
             "agreement_min": float(score.agreement.min()),
             "agreement_median": float(np.median(score.agreement)),
-            # NaN is not JSON: without a disputed input there is no agreement on them.
-            "disputed_agreement_median": float(np.median(score.disputed_agreement)) if score.disputed.any() else None,
-            "disputed_share": float(score.disputed.mean()),
-            "output_kl_median": float(np.median(score.output_kl)),
+            # Of networks that answer with classes; NaN is not JSON.
+            "disputed_agreement_median": _median(score.disputed_agreement),
+            "disputed_share": float(np.mean(np.concatenate(disputed))) if (disputed := list(score.disputed.values())) else None,
+            "output_kl_median": _median(score.output_kl),
         }
 
     by_seed = [{**emulation(score), **clustering} for score, clustering in zip(scores, clusterings, strict=False)]
@@ -201,15 +229,26 @@ def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scor
             "networks": len(population),
             "failed": int((~sound).sum()),
             "accuracy": per_group(accuracy[sound], groups[sound]),
-            "test_sequences": len(test),
+            "test_inputs": sum(len(data.test) for data in population.datasets.values()),
         },
-        "meta": {**emulation(scores[0]), "accuracy": per_group(meta_accuracy, emulated), "config": dataclasses.asdict(metas[0].config)},
+        "meta": {**emulation(scores[0]), "accuracy": per_group(scores[0].score, emulated), "config": dataclasses.asdict(metas[0].config)},
         "control": emulation(scores[-1]),
         "clustering": clusterings[0],
         "seeds": by_seed,
         "averaging": averages,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "cores": os.cpu_count()},
     }
+
+
+def task_scores(table: Any) -> np.ndarray:
+    """Of every row of `Population.table()` the accuracy, or R^2 where networks answer with values, float64."""
+    accuracy, r2 = (np.array(table[name].to_pylist(), dtype=float) for name in ("accuracy", "r2"))
+    return np.where(np.isnan(accuracy), r2, accuracy)
+
+
+def _median(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if known.size else None
 
 
 def _write_networks(out: Path, population: Population, meta: MetaModel, score: Emulation, control: Emulation) -> None:
@@ -222,7 +261,10 @@ def _write_networks(out: Path, population: Population, meta: MetaModel, score: E
     table = table.take([row[id] for id in meta.network_ids])
     columns = {
         "theta": pa.array(meta.embedding.tolist()),
+        "score": pa.array(task_scores(table)),
+        "meta_score": pa.array(score.score),
         "hidden_r2": pa.array(score.hidden_r2),
+        "stage_r2": pa.array([list(network.stage_r2) for network in score.networks]),
         "agreement": pa.array(score.agreement),
         "disputed_agreement": pa.array(score.disputed_agreement),
         "control_hidden_r2": pa.array(control.hidden_r2),

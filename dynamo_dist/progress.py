@@ -15,8 +15,15 @@ _started = time.monotonic()
 INTERVAL = 3.0
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def say(message: str, *, live: bool = False) -> None:
     """One line with the seconds since the program started. On a terminal a `live` line is written over by the next one."""
+    if os.environ.get("RANK", "0") != "0":
+        return  # started by torchrun: one of them speaks
     terminal = sys.stderr.isatty()
     clear, end = ("\r\033[K", "" if live else "\n") if terminal else ("", "\n")
     line = f"[{time.monotonic() - _started:6.1f}s] {message}"

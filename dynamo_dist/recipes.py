@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamo_dist.data import Dataset
-from dynamo_dist.data.text import TextTask, make_text
-from dynamo_dist.data.valence import ValenceTask, make_valence
+from dynamo_dist.data.attractors import ClassIntegrationTask, ContextTask, FlipFlopTask, SineTask
+from dynamo_dist.data.images import DigitsTask
+from dynamo_dist.data.tasks import Task, make
+from dynamo_dist.data.text import TextTask
+from dynamo_dist.data.valence import ValenceTask
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModelConfig
 from dynamo_dist.population import NetworkSpec
@@ -22,16 +25,17 @@ class Recipe:
 
     name: str
     title: str
-    data: ValenceTask | TextTask
+    # The data sets by name; groups say which is theirs.
+    data: dict[str, Task]
     groups: tuple[Group, ...]
     meta: MetaModelConfig
     # Base of every network's seed.
     seed: int = 0
 
-    def make_data(self) -> Dataset:
-        return make_valence(self.data) if isinstance(self.data, ValenceTask) else make_text(self.data)
+    def make_data(self) -> dict[str, Dataset]:
+        return {name: make(task) for name, task in self.data.items()}
 
-    def specs(self, data: Dataset) -> list[NetworkSpec]:
+    def specs(self, data: dict[str, Dataset]) -> list[NetworkSpec]:
         """The networks of all groups."""
         return list(specs_of(self.groups, data, seed=self.seed))
 
@@ -55,7 +59,7 @@ def valence(*, size: str = "small", data: str | None = None) -> Recipe:
     return Recipe(
         name="valence",
         title="Word-valence integration",
-        data=task,
+        data={"data": task},
         groups=(
             integrators("perfect", "gru", 32, half // 2),
             integrators("leaky", "gru", 32, half),
@@ -88,13 +92,102 @@ def imdb_amount(*, size: str = "small", data: str | None = None) -> Recipe:
     return Recipe(
         name="imdb-amount",
         title="IMDB reviews, by amount of training data",
-        data=task,
+        data={"data": task},
         groups=(group(100), group(50), group(25)),
         meta=meta,
     )
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {"valence": valence, "imdb-amount": imdb_amount}
+def imdb_architecture(*, size: str = "small", data: str | None = None) -> Recipe:
+    """GRUs, LSTMs and vanilla RNNs of two widths on the labelled half of the IMDB reviews."""
+    if data is None:
+        raise InputError(
+            "the recipe imdb-architecture needs --data DIR with train.parquet and test.parquet; see `dynamo-dist import-data imdb --help`"
+        )
+    each, epochs, batch = {"tiny": (1, 1, 8), "small": (2, 4, 32)}[size]
+    task = TextTask(folder=str(Path(data).resolve()), classes=2, **({"length": 20, "vocabulary": 200} if size == "tiny" else {}))
+    widths = {"tiny": (6, 8), "small": (32, 48)}[size]
+    meta = {
+        "tiny": MetaModelConfig(dimensions=3, hidden=16, steps=20),
+        "small": MetaModelConfig(dimensions=8, hidden=128, embedding=48, steps=1200, batch=12, learning_rate=3e-3),
+    }[size]
+
+    def group(cell: str, hidden: int) -> Group:
+        return Group(
+            name=f"{cell}-{hidden}", networks=each, computation=cell,
+            architecture={"family": "recurrent", "cell": cell, "hidden": hidden, "features": 32},
+            training={"batch": batch, "epochs": epochs, "learning_rate": 1e-3 if cell == "rnn" else 2e-3},
+        )  # fmt: skip
+
+    return Recipe(
+        name="imdb-architecture",
+        title="IMDB reviews, by architecture",
+        data={"data": task},
+        groups=tuple(group(cell, hidden) for cell in ("gru", "lstm", "rnn") for hidden in widths),
+        meta=meta,
+    )
+
+
+def attractors(*, size: str = "small", data: str | None = None) -> Recipe:
+    """Flip-flops of 1, 2 and 3 bits, class integration, sine generation and context-dependent integration; GRU, LSTM, vanilla RNN."""
+    if data is not None:
+        raise InputError("the recipe attractors makes its data in memory: leave --data out")
+    parts = {"tiny": {"base": 640, "meta": 320, "test": 200}, "small": {"base": 4_000, "meta": 4_000, "test": 1_000}}[size]
+    tasks: dict[str, Task] = {
+        **{f"{bits}-bit flip-flop": FlipFlopTask(bits=bits, **parts) for bits in (1, 2, 3)},
+        "3-class integration": ClassIntegrationTask(classes=3, **parts),
+        "sine": SineTask(**parts),
+        "context": ContextTask(**parts),
+    }
+    architectures = {"tiny": (("gru", 12),), "small": (("gru", 32), ("gru", 48), ("lstm", 24), ("rnn", 48))}[size]
+    each, epochs = {"tiny": (1, 2), "small": (2, 12)}[size]
+
+    def group(task: str, cell: str, hidden: int) -> Group:
+        return Group(
+            name=f"{task} {cell}-{hidden}", computation=task, data=task, networks=each,
+            architecture={"family": "recurrent", "cell": cell, "hidden": hidden},
+            training={"batch": 32, "epochs": epochs, "learning_rate": 2e-3 if cell == "rnn" else 5e-3},
+        )  # fmt: skip
+
+    return Recipe(
+        name="attractors",
+        title="Tasks with known attractors",
+        data=tasks,
+        groups=tuple(group(task, cell, hidden) for task in tasks for cell, hidden in architectures),
+        meta=MetaModelConfig(dimensions=6, hidden=96, steps={"tiny": 60, "small": 3000}[size], unlike_tasks="pad"),
+    )
+
+
+def digits(*, size: str = "small", data: str | None = None) -> Recipe:
+    """Small ResNets of two depths and two widths on the 8x8 digits of scikit-learn."""
+    if data is not None:
+        raise InputError("the recipe digits makes its data from what scikit-learn ships: leave --data out")
+    each, epochs, steps = {"tiny": (1, 2, 20), "small": (6, 15, 1500)}[size]
+    shapes = {"tiny": ((8, 4), (20, 4)), "small": ((8, 8), (8, 12), (20, 8), (20, 12))}[size]
+
+    def group(depth: int, width: int) -> Group:
+        return Group(
+            name=f"resnet{depth}-{width}", computation=f"depth {depth}", networks=each,
+            architecture={"family": "convolutional", "kind": "resnet", "depth": depth, "width": width},
+            training={"batch": 32, "epochs": epochs, "learning_rate": 2e-3},
+        )  # fmt: skip
+
+    return Recipe(
+        name="digits",
+        title="Digits, ResNets of two depths and two widths",
+        data={"data": DigitsTask()},
+        groups=tuple(group(depth, width) for depth, width in shapes),
+        meta=MetaModelConfig(dimensions=4, hidden={"tiny": 8, "small": 16}[size], steps=steps, batch=32, learning_rate=3e-3),
+    )
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "valence": valence,
+    "attractors": attractors,
+    "digits": digits,
+    "imdb-amount": imdb_amount,
+    "imdb-architecture": imdb_architecture,
+}
 
 
 def recipe(name: str, *, size: str = "small", data: str | None = None) -> Recipe:

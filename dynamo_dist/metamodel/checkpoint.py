@@ -3,23 +3,26 @@
     step-000500/
       shared.safetensors      F~, G~, initial state, and their optimiser moments (`mean.`, `square.` before the name)
       networks-<r>.safetensors  theta, V and moments of the networks of one worker, one tensor per network: `<name>/<network id>`
-      state.json              step and config
+      state.json              step, best step so far and its held-out loss, whether training has ended
       manifest.json           sizes and SHA-256
 
 What is private is keyed by network id, so another number of workers can read it.
 """
 
+import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynamo_dist.commit import MANIFEST, Corrupted, verify_folder
-from dynamo_dist.metamodel.model import Dynamics, Private
+from dynamo_dist.commit import MANIFEST, damage, seal, temporary_beside
+from dynamo_dist.metamodel.shard import Shard
 
 KEPT = 2
 
@@ -38,51 +41,52 @@ def committed_steps(path: Path) -> list[int]:
 
 def newest_verified(path: Path) -> Path | None:
     """The newest checkpoint whose files are what was committed; a damaged one is passed over for the one before."""
-    for step in reversed(committed_steps(path)):
-        try:
-            verify_folder(step_path(path, step))
-        except Corrupted:
-            continue
-        return step_path(path, step)
-    return None
+    return next((step_path(path, step) for step in reversed(committed_steps(path)) if damage(step_path(path, step)) is None), None)
 
 
-def remove_old(path: Path) -> None:
-    """Keep the newest `KEPT` checkpoints, and clear away what killed writers left."""
+def remove_old(path: Path, *, keep: int) -> None:
+    """Keep the newest `KEPT` checkpoints and the one of step `keep`, and clear away what killed writers left."""
     for step in committed_steps(path)[:-KEPT]:
-        shutil.rmtree(step_path(path, step))
+        if step != keep:
+            shutil.rmtree(step_path(path, step))
     for leftover in path.glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _moments(optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    state = optimiser.state.get(parameter)
+def begin(path: Path, step: int) -> Path:
+    """A temporary folder that becomes the checkpoint of a step."""
+    return temporary_beside(step_path(path, step))
+
+
+def finish(temporary: Path, path: Path, state: dict[str, Any]) -> None:
+    """Commit the checkpoint of the step that `state` tells."""
+    (temporary / "state.json").write_text(json.dumps(state))
+    final = step_path(path, state["step"])
+    if final.exists():  # a damaged one that was passed over at the start
+        shutil.rmtree(final)
+    seal(temporary, final)
+
+
+def _moments(shard: Shard, parameter: Tensor) -> dict[str, Tensor]:
+    state = next((optimiser.state[parameter] for optimiser in shard.optimisers if parameter in optimiser.state), None)
     return {"mean": state["exp_avg"], "square": state["exp_avg_sq"]} if state else {}
 
 
-def save_shared(folder: Path, dynamics: Dynamics, optimiser: torch.optim.Optimizer) -> None:
+def save_shared(folder: Path, shard: Shard) -> None:
     tensors = {}
-    for name, parameter in dynamics.named_parameters():
+    for name, parameter in shard.dynamics.named_parameters():
         tensors[name] = parameter.detach()
-        tensors.update({f"{kind}.{name}": moment for kind, moment in _moments(optimiser, parameter).items()})
+        tensors.update({f"{kind}.{name}": moment for kind, moment in _moments(shard, parameter).items()})
     save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "shared.safetensors")
 
 
-def _private_rows(private: Private) -> list[tuple[str, torch.nn.Parameter, tuple[str, ...]]]:
-    """(name, stacked parameter, ids of its rows) of everything private."""
-    rows = [("theta", private.theta, private.ids)]
-    for cohort, weight, bias in zip(private.cohorts, private.weight, private.bias, strict=True):
-        rows += [("weight", weight, cohort.ids), ("bias", bias, cohort.ids)]
-    return rows
-
-
-def save_private(folder: Path, rank: int, private: Private, optimiser: torch.optim.Optimizer) -> None:
+def save_private(folder: Path, rank: int, shard: Shard) -> None:
     tensors = {}
-    for name, parameter, ids in _private_rows(private):
+    for name, parameter, ids in shard.private.rows():
         stacked = {name: parameter.detach()}
-        stacked.update({f"{kind}.{name}": moment for kind, moment in _moments(optimiser, parameter).items()})
+        stacked.update({f"{kind}.{name}": moment for kind, moment in _moments(shard, parameter).items()})
         for key, rows in stacked.items():
-            tensors.update({f"{key}/{id}": row.contiguous() for id, row in zip(ids, rows, strict=True)})
+            tensors.update({f"{key}/{id}": row.contiguous() for id, row in zip(ids, rows.cpu(), strict=True)})
     save_file(tensors, folder / f"networks-{rank:05d}.safetensors")
 
 
@@ -91,31 +95,39 @@ def read_shared(folder: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}
 
 
-def read_private(folder: Path, ids: tuple[str, ...]) -> dict[str, Tensor]:
-    """Private tensors of these networks, by `<name>/<network id>`, whichever worker wrote them."""
-    wanted, tensors = set(ids), {}
+def read_private(folder: Path, ids: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Private tensors of these networks or of all, by `<name>/<network id>`, whichever worker wrote them."""
+    wanted, tensors = None if ids is None else set(ids), {}
     for path in sorted(folder.glob("networks-*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            tensors.update({key: file.get_tensor(key) for key in file.keys() if key.split("/", 1)[1] in wanted})
+            keys = [key for key in file.keys() if wanted is None or key.split("/", 1)[1] in wanted]
+            tensors.update({key: file.get_tensor(key) for key in keys})
     return tensors
 
 
-def restore(folder: Path, step: int, dynamics: Dynamics, private: Private, optimiser: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's parameters and moments back, for the networks that this worker has now."""
+def restore(folder: Path, shard: Shard) -> dict[str, Any]:
+    """Put a checkpoint's parameters and moments back, for the networks that this worker has now; returns its state."""
+    state = json.loads((folder / "state.json").read_text())
+    owners = {id(p): optimiser for optimiser in shard.optimisers for p in optimiser.param_groups[0]["params"]}
 
+    @torch.no_grad()
     def put(parameter: Tensor, value: Tensor, mean: Tensor | None, square: Tensor | None) -> None:
-        with torch.no_grad():
-            parameter.copy_(value)
+        parameter.copy_(value)
         if mean is not None:
-            optimiser.state[parameter] = {"step": torch.tensor(float(step)), "exp_avg": mean.clone(), "exp_avg_sq": square.clone()}
+            owners[id(parameter)].state[parameter] = {
+                "step": torch.tensor(float(state["step"]), device=parameter.device),
+                "exp_avg": mean.to(parameter.device, copy=True),
+                "exp_avg_sq": square.to(parameter.device, copy=True),
+            }
 
     shared = read_shared(folder)
-    for name, parameter in dynamics.named_parameters():
+    for name, parameter in shard.dynamics.named_parameters():
         put(parameter, shared[name], shared.get(f"mean.{name}"), shared.get(f"square.{name}"))
-    tensors = read_private(folder, private.ids)
-    for name, parameter, ids in _private_rows(private):
+    tensors = read_private(folder, shard.private.ids)
+    for name, parameter, ids in shard.private.rows():
         value, mean, square = (
             torch.stack([tensors[f"{prefix}{name}/{id}"] for id in ids]) if f"{prefix}{name}/{ids[0]}" in tensors else None
             for prefix in ("", "mean.", "square.")
         )
         put(parameter, value, mean, square)
+    return state

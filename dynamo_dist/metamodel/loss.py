@@ -1,55 +1,108 @@
 """The loss of DYNAMO (our reading of arXiv 2302.14078; the scaling is ours): mean over networks of hidden + lambda * output term.
 
-    hidden  mean over valid steps of |V h~ - h|^2 / (H s),  s = mean per-unit variance of the network's own states
-    output  KL(base || meta) at the last valid step
+    hidden  mean over valid steps (or positions) of |V h~ - h|^2 / (H s), s = mean per-unit variance of the network's own states; of
+            networks with several stages, the mean over them
+    output  classes: KL(base || meta); values: squared error over the variance of the network's own outputs;
+            at the last valid step, or the mean over all valid steps where networks answer at every step
 
-Legend as in `model.py`.
+A trajectory is a list of stages: of recurrent networks one, (T, M, B, H); of others maps (M, B, H, y, x) or vectors (M, B, H).
+
+Legend: M networks, B batch, T time, R rows, H units or channels, C outputs.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dynamo_dist.data import Output
 from dynamo_dist.metamodel.config import MetaModelConfig
 
 
 def valid_steps(lengths_B: Tensor, time: int, *, burn_in: int = 0) -> Tensor:
-    """1 where a step counts, 0 where it is padding or burn-in; shape (T*B,), time-major like the rows of the states.
-
-    Each sequence's steps are weighted so that the mean over them is a sum over rows: weight 1 / (valid steps of the batch).
-    """
+    """True where a step counts, False where it is padding or burn-in; shape (T*B,), time-major like the rows of the states."""
     step_T = torch.arange(time, device=lengths_B.device)
     mask_TB = (step_T[:, None] < lengths_B) & (step_T[:, None] >= burn_in)
     return mask_TB.reshape(-1)
 
 
-def hidden_error(mapped_MRH: Tensor, h_TMBH: Tensor, mask_R: Tensor, scale_M: Tensor) -> Tensor:
-    """Scaled squared error per network, (M,): mean over valid rows of the squared distance, divided by `scale_M`."""
+def sequence_rows(h_TMBH: Tensor) -> Tensor:
+    """States of sequences as rows (M, T*B, H)."""
     time, networks, batch, hidden = h_TMBH.shape
-    target_MRH = h_TMBH.transpose(0, 1).reshape(networks, time * batch, hidden)
+    return h_TMBH.transpose(0, 1).reshape(networks, time * batch, hidden)
+
+
+def image_rows(stage: Tensor, size: Sequence[int] = ()) -> Tensor:
+    """A stage (M, B, H, y, x) or (M, B, H) of images as rows (M, B*y*x, H), pooled to `size` where it is larger than that."""
+    if stage.dim() == 3:
+        return stage
+    if tuple(size) not in ((), tuple(stage.shape[-2:])):
+        stage = functional.adaptive_avg_pool2d(stage.flatten(0, 1), tuple(size)).unflatten(0, stage.shape[:2])
+    return stage.permute(0, 1, 3, 4, 2).flatten(1, 3)
+
+
+def match_stages(base: Sequence[Tensor], meta_stages: int) -> tuple[int, ...]:
+    """For every stage of base networks the stage of the meta-model that it is mapped from: of sequences the one that there is; of images
+    the map of the same relative depth, and for vectors (pooled features) the last, the meta-model's own pooled features."""
+    maps = sum(stage.dim() == 5 for stage in base)
+    sources, depth = [], 0
+    for stage in base:
+        depth += stage.dim() == 5
+        sources.append(max(0, round(depth / maps * (meta_stages - 1)) - 1) if stage.dim() == 5 else meta_stages - 1)
+    return tuple(sources)
+
+
+def paired_rows(meta: Tensor, base: Tensor, *, rows: slice, sequences: bool) -> tuple[Tensor, Tensor]:
+    """A stage of the meta-model, of the networks at `rows`, and the stage of base networks that it is mapped to, as rows (m, R, K) and
+    (m, R, H). Of images the larger map is pooled to the smaller."""
+    if sequences:
+        return sequence_rows(meta[:, rows]), sequence_rows(base)
+    size = tuple(min(own) for own in zip(meta.shape[3:], base.shape[3:], strict=False))
+    return image_rows(meta[rows], size), image_rows(base, size)
+
+
+def hidden_error(mapped_MRH: Tensor, target_MRH: Tensor, scale_M: Tensor, mask_R: Tensor | None = None) -> Tensor:
+    """Scaled squared error per network, (M,): mean over (valid) rows of the squared distance, divided by `scale_M`."""
     square_MR = (mapped_MRH - target_MRH).square().sum(dim=-1)
-    weight_R = mask_R.to(square_MR.dtype) / mask_R.sum().clamp(min=1)
-    return square_MR @ weight_R / scale_M
+    if mask_R is None:
+        return square_MR.mean(dim=1) / scale_M
+    return square_MR @ (mask_R.to(square_MR.dtype) / mask_R.sum().clamp(min=1)) / scale_M
 
 
-def output_error(base_MBC: Tensor, meta_MBC: Tensor) -> Tensor:
-    """KL(softmax base || softmax meta), mean over the batch, (M,)."""
-    return (
-        functional.kl_div(meta_MBC.log_softmax(dim=-1), base_MBC.log_softmax(dim=-1), log_target=True, reduction="none")
-        .sum(dim=-1)
-        .mean(dim=-1)
-    )
+def output_error(base: Tensor, meta: Tensor, output: Output, *, lengths_B: Tensor | None, scale_M: Tensor) -> Tensor:
+    """Output term per network, (M,). `base`, `meta`: (M, B, C), or (M, B, T, C) at every step; of `meta` the first `output.size` count."""
+    meta = meta[..., : output.size]
+    if output.kind == "classes":
+        log_base, log_meta = base.log_softmax(dim=-1), meta.log_softmax(dim=-1)
+        error = functional.kl_div(log_meta, log_base, log_target=True, reduction="none").sum(dim=-1)
+    else:
+        error = (meta - base).square().mean(dim=-1)
+    if output.every_step:
+        mask_BT = torch.arange(error.shape[2], device=error.device) < lengths_B[:, None]
+        error_M = (error * mask_BT).sum(dim=(1, 2)) / mask_BT.sum()
+    else:
+        error_M = error.mean(dim=1)
+    return error_M if output.kind == "classes" else error_M / scale_M
 
 
-def hidden_scale(config: MetaModelConfig, variance_M: Tensor, hidden: int) -> Tensor:
+def hidden_scale(config: MetaModelConfig, variance_M: Tensor, width: int) -> Tensor:
     """What a network's squared hidden error is divided by, (M,)."""
     if config.hidden_scale == "variance":
-        return variance_M * hidden
-    return torch.full_like(variance_M, float(hidden) if config.hidden_scale == "dim" else 1.0)
+        return variance_M * width
+    return torch.full_like(variance_M, float(width) if config.hidden_scale == "dim" else 1.0)
 
 
-def state_variance(h_TMBH: Tensor, mask_R: Tensor) -> Tensor:
-    """Mean over units of the variance of the state over valid rows, (M,)."""
-    time, networks, batch, hidden = h_TMBH.shape
-    rows_MRH = h_TMBH.transpose(0, 1).reshape(networks, time * batch, hidden)[:, mask_R]
+def output_scale(config: MetaModelConfig, base: Tensor, output: Output, lengths_B: Tensor | None) -> Tensor:
+    """What a network's squared output error is divided by, (M,); 1 for classes."""
+    if output.kind == "classes" or config.output_scale == "none":
+        return base.new_ones(len(base))
+    rows_MRC = base
+    if output.every_step:
+        rows_MRC = base.flatten(1, 2)[:, (torch.arange(base.shape[2], device=base.device) < lengths_B[:, None]).flatten()]
+    return variance(rows_MRC)
+
+
+def variance(rows_MRH: Tensor) -> Tensor:
+    """Mean over units of the variance over rows, (M,)."""
     return rows_MRH.var(dim=1, correction=0).mean(dim=-1).clamp(min=torch.finfo(rows_MRH.dtype).tiny)

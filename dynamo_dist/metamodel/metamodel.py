@@ -1,120 +1,177 @@
-"""A trained meta-model on disk.
-
-meta/
-  meta.json          format, config, where its population lies
-  progress.jsonl     losses along training
-  step-<n>/          checkpoints (see `checkpoint.py`)
-"""
+"""A trained meta-model."""
 
 import dataclasses
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dynamo_dist.commit import write_json
 from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
-from dynamo_dist.metamodel import checkpoint
+from dynamo_dist.metamodel import checkpoint, folder
 from dynamo_dist.metamodel.config import MetaModelConfig
-from dynamo_dist.metamodel.model import Dynamics
+from dynamo_dist.metamodel.emulated import EmulatedConvolutional, EmulatedRecurrent
+from dynamo_dist.metamodel.interface import Interface
+from dynamo_dist.metamodel.private import StateMap
+from dynamo_dist.metamodel.shard import make_dynamics
 from dynamo_dist.population import Population
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from dynamo_dist.metamodel.unseen import Embedded
 
 
 class MetaModel:
-    """One network that emulates every network of its population, given an embedding vector theta of shape (D,)."""
+    """One network that emulates every network of its population, given an embedding vector theta of shape (D,).
 
-    def __init__(self, path: Path, step_folder: Path) -> None:
+    Of the checkpoints it is the one that did best on the held-out inputs.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        header = json.loads((path / "meta.json").read_text())
+        header = folder.header(path)
         self.config = MetaModelConfig(**header["config"])
+        self.interface = Interface(**header["interface"])
         self.population_path = (path / header["population"]).resolve()
+        step_folder = folder.final_checkpoint(path)
         shared = checkpoint.read_shared(step_folder)
-        dtype = shared["w_readout"].dtype
-        self.dynamics = Dynamics(
-            vocabulary=shared["embedding"].shape[0],
-            classes=shared["w_readout"].shape[1],
-            config=self.config,
-            generator=torch.Generator(),
-            dtype=dtype,
-        )
+        self.dtype = shared["w_readout"].dtype
+        self.dynamics = make_dynamics(self.interface, self.config, torch.Generator(), self.dtype)
         self.dynamics.load_state_dict({name: shared[name] for name in self.dynamics.state_dict()})
         self.dynamics.requires_grad_(False)
-        private = checkpoint.read_private(step_folder, self.population.network_ids)
-        # Networks that failed in training are in the population but were not embedded.
-        self.network_ids = tuple(id for id in self.population.network_ids if f"theta/{id}" in private)
-        self._private = private
-        self.embedding = torch.stack([private[f"theta/{id}"] for id in self.network_ids]).double().numpy()
-
-    @staticmethod
-    def prepare(path: Path, population: Population, config: MetaModelConfig) -> None:
-        """Lay down the folder of a meta-model to be trained, or accept the one that is there if it is the same."""
-        path.mkdir(parents=True, exist_ok=True)
-        header = {
-            "format": FORMAT,
-            "config": dataclasses.asdict(config),
-            "population": os.path.relpath(population.path.resolve(), path.resolve()),
-        }
-        if (path / "meta.json").exists():
-            if json.loads((path / "meta.json").read_text()) != header:
-                raise InputError(f"{path} holds a meta-model of another configuration or population; choose another folder")
-            return
-        write_json(path / "meta.json", header)
-
-    @staticmethod
-    def is_finished(path: Path) -> bool:
-        """Whether a prepared folder holds a verified checkpoint of its last step."""
-        steps = MetaModelConfig(**json.loads((path / "meta.json").read_text())["config"]).steps
-        return checkpoint.newest_verified(path) == checkpoint.step_path(path, steps)
+        self._private = checkpoint.read_private(step_folder)
+        # Networks that failed in training or were left out are in the population but were not embedded.
+        self.network_ids = tuple(id for id in self.population.network_ids if f"theta/{id}" in self._private)
+        self.embedding = self.theta(self.network_ids).double().numpy()
 
     @classmethod
     def open(cls, path: str | Path) -> "MetaModel":
-        """The meta-model in a folder, at its last step. Raises `InputError` when there is none or it is not finished."""
+        """The meta-model in a folder, trained to its end. Raises `InputError` when there is none or it is not finished."""
         path = Path(path)
-        if not (path / "meta.json").exists():
-            raise InputError(f"{path} holds no meta-model (no meta.json there); give the folder that training wrote")
-        if not cls.is_finished(path):
+        folder.header(path)
+        if not folder.is_finished(path):
             raise InputError(f"the meta-model in {path} is not trained to its last step yet; continue the run with --resume")
-        return cls(path, checkpoint.newest_verified(path))
+        return cls(path)
 
     @cached_property
     def population(self) -> Population:
         """The population that it emulates."""
-        return Population.open(self.population_path)
+        return Population(self.population_path)
 
     def batches(self, data: Examples, networks: int) -> Iterator[Tensor]:
-        """Indices of all sequences, in batches that suit so many networks at once."""
-        return data.batches(networks * data.inputs.shape[1] * 3 * self.config.hidden)
+        """Indices of all inputs, in batches that suit so many networks at once."""
+        numbers = data.inputs.shape[2] * data.inputs.shape[3] if self.interface.images else data.inputs.shape[1] * 3
+        return data.batches(networks * numbers * self.config.hidden)
 
     def theta(self, ids: tuple[str, ...]) -> Tensor:
         """Embedding vectors of these networks, (m, D)."""
         return torch.stack([self._private[f"theta/{id}"] for id in ids])
 
-    def state_map(self, id: str) -> tuple[Tensor, Tensor]:
-        """V of a network: weight (K, H) and bias (1, H), h = h~ weight + bias."""
+    def state_map(self, id: str, stage: int = 0) -> StateMap:
+        """V of a network, a module that maps meta states (1, R, K) to states (1, R, H) of the network; its `weight` is (1, K, H) and its
+        `bias` (1, 1, H): h = h~ weight + bias. `stage`: of the trajectory; recurrent networks have one."""
         if id not in self.network_ids:
             raise InputError(f"no network {id!r} in {self.path}")
-        return self._private[f"weight/{id}"], self._private[f"bias/{id}"]
+        maps = self.stage_maps((id,))
+        if not 0 <= stage < len(maps):
+            raise InputError(f"{id}: stage={stage}: its trajectory has {len(maps)} stages")
+        return maps[stage]
+
+    def stage_maps(self, ids: tuple[str, ...]) -> list[StateMap]:
+        """V of m networks whose trajectories have one shape, at every stage, stacked: (m, R, K) to (m, R, H)."""
+        keys = (key.split("/", 1) for key in self._private)
+        names = [name.split(".") for name, id in keys if id == ids[0] and name.startswith("map")]
+        return [
+            StateMap(
+                {name: torch.stack([self._private[f"{of}.{name}/{id}"] for id in ids]) for of, name in names if of == f"map{stage}"}
+            ).requires_grad_(False)
+            for stage in range(len({of for of, _ in names}))
+        ]
 
     @torch.no_grad()
     def emulate(
-        self, theta: np.ndarray | Tensor, tokens: np.ndarray | Tensor, lengths: np.ndarray | Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        theta: np.ndarray | Tensor,
+        inputs: np.ndarray | Tensor,
+        lengths: np.ndarray | Tensor | None = None,
+        *,
+        data: str | None = None,
+        every_step: bool = False,
+    ) -> tuple[Tensor | list[Tensor], Tensor]:
         """Run the network at theta, any theta in R^D.
 
-        `theta`: (D,), or (P, D) for P networks at once; `tokens`: ids (B, T); `lengths`: valid steps (B,), all T by default.
-        Returns the states (B, T, K) and the logits (B, C) at the last valid step, with a leading P if theta has it.
+        `theta`: (D,), or (P, D) for P networks at once; `inputs`: token ids (B, T), values (B, T, I) or images (B, channels, Y, X), of
+        the data set `data` of the population where it has several; `lengths`: valid steps (B,), all T by default.
+        Returns the states (B, T, K), of images a list of stages (B, K, y, x) with the pooled features (B, 4 K) last, and the outputs
+        (B, C), at the last valid step or at `every_step` (B, T, C); with a leading P if theta has it.
         """
-        theta_MD = torch.as_tensor(theta, dtype=self.dynamics.w_theta.dtype).reshape(-1, self.config.dimensions)
-        tokens_BT = torch.as_tensor(tokens)
-        lengths_B = torch.full((len(tokens_BT),), tokens_BT.shape[1]) if lengths is None else torch.as_tensor(lengths)
-        h_TMBK, logits_MBC = self.dynamics(theta_MD, tokens_BT, lengths_B)
-        h_MBTK = h_TMBK.permute(1, 2, 0, 3)
-        return (h_MBTK[0], logits_MBC[0]) if torch.as_tensor(theta).dim() == 1 else (h_MBTK, logits_MBC)
+        theta_MD = torch.as_tensor(theta, dtype=self.dtype)
+        single = theta_MD.dim() == 1
+        theta_MD = theta_MD.reshape(-1, self.config.dimensions)
+        inputs = torch.as_tensor(inputs)
+        lengths_B = None
+        if not self.interface.images:
+            lengths_B = torch.full((len(inputs),), inputs.shape[1]) if lengths is None else torch.as_tensor(lengths)
+        stages, outputs = self.dynamics(
+            theta_MD, self.interface.inputs(self._data(data), inputs, self.dtype), lengths_B, every_step=every_step
+        )
+        if not self.interface.images:
+            h_MBTK = stages[0].permute(1, 2, 0, 3)
+            return (h_MBTK[0], outputs[0]) if single else (h_MBTK, outputs)
+        return ([stage[0] for stage in stages], outputs[0]) if single else (stages, outputs)
+
+    def only_task(self) -> str:
+        """Id of a network whose inputs and outputs all have. Raises `InputError` where they differ."""
+        kinds = {(spec.data, spec.target): id for id in reversed(self.network_ids) for spec in [self.population.spec(id)]}
+        answers = {(data, self.population.datasets[data].outputs[target]): id for (data, target), id in kinds.items()}
+        example = next(reversed(answers.values()))
+        if len(answers) > 1:
+            raise InputError(f"the networks of {self.path} have unlike inputs or outputs: say like=ID, for example like={example!r}")
+        return example
+
+    def embed(
+        self, networks: "torch.nn.Module | Mapping[str, torch.nn.Module] | Sequence[torch.nn.Module] | Population", **options: Any
+    ) -> "Embedded":
+        """Theta and V of networks that it has not seen, with everything else as it is; see `unseen.embed_modules` and, for a population,
+        `unseen.embed_population`, for the options."""
+        from dynamo_dist.metamodel.unseen import embed_modules, embed_population  # it builds on this file
+
+        return (embed_population if isinstance(networks, Population) else embed_modules)(self, networks, **options)
+
+    def _data(self, name: str | None) -> str:
+        names = list(self.population.header["data"])
+        if name is None and len(names) == 1:
+            return names[0]
+        if name not in names:
+            raise InputError(f"data={name!r}: the population of {self.path} has the data sets {', '.join(names)}; name one")
+        return name
+
+    @torch.no_grad()
+    def network(self, theta: np.ndarray | Tensor, *, like: str | None = None) -> EmulatedRecurrent | EmulatedConvolutional:
+        """The network at theta (D,) as a plain module that needs no meta-model: run it, `save` it, export it with `torch.export`.
+
+        `like`: id of a network whose inputs it reads and whose outputs it gives; needed where those of the population differ.
+        """
+        theta_D = torch.as_tensor(theta, dtype=self.dtype)
+        if theta_D.shape != (self.config.dimensions,):
+            raise InputError(f"theta has shape {tuple(theta_D.shape)}: expected ({self.config.dimensions},)")
+        spec = self.population.spec(like if like is not None else self.only_task())
+        data = self.population.datasets[spec.data]
+        output = data.outputs[spec.target]
+        if self.interface.images:
+            config = dataclasses.asdict(self.config)
+            return EmulatedConvolutional.at(
+                self.dynamics, theta_D, channels=self.interface.channels, outputs=self.interface.outputs, config=config
+            )
+        first = self.interface.first_id.get(spec.data)
+        return EmulatedRecurrent.at(
+            self.dynamics,
+            theta_D,
+            ids=None if first is None else slice(first, first + data.vocabulary),
+            features=0 if first is not None else data.input_shape[0],
+            outputs=output.size,
+            every_step=output.every_step,
+        )

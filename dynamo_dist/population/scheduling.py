@@ -24,7 +24,7 @@ from dynamo_dist.jobs import ATTEMPTS, LOST, STORAGE, Failure, JobFailed, Runner
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.store import Population
 from dynamo_dist.population.work import commit_failure, train_and_commit
-from dynamo_dist.progress import follow, say
+from dynamo_dist.progress import duration, follow, say
 
 # Single networks that may fail with an error before any has been trained: then it is not the networks that are wrong.
 HOPELESS = 3
@@ -47,7 +47,9 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
     notes.mkdir(exist_ok=True)
     for leftover in notes.iterdir():
         leftover.unlink()
-    count = _Count(total=len(population), done=len(population) - sum(c.networks for c in chunks), cost=sum(map(population.plan.cost, chunks)))
+    count = _Count(
+        total=len(population), done=len(population) - sum(c.networks for c in chunks), cost=sum(map(population.plan.cost, chunks))
+    )
     say(f"population: {count.total - count.done} of {count.total} networks to train in {population.path}, {len(chunks)} chunks")
     # Longest first, so that the last ones to end are short.
     chunks.sort(key=lambda chunk: -population.plan.cost(chunk))
@@ -114,15 +116,12 @@ def _progress(population: Population, count: _Count) -> str:
     if not notes:
         return f"population: {count.done}/{count.total} done{failed}; workers are starting"
     finished = count.finished + sum(
-        population.plan.cost(Chunk(first=int(first), networks=note["networks"])) * note["step"] / note["steps"] for first, note in notes.items()
+        population.plan.cost(Chunk(first=int(first), networks=note["networks"])) * note["step"] / note["steps"]
+        for first, note in notes.items()
     )
     seconds = time.monotonic() - count.began
-    left = f", {_span(seconds * (count.cost - finished) / finished)} left" if finished > 0 else ""
+    left = f", {duration(seconds * (count.cost - finished) / finished)} left" if finished > 0 else ""
     running = ", ".join(f"{note['label']} step {note['step']}/{note['steps']} loss {note['loss']:.3f}" for note in list(notes.values())[:2])
     more = f", ... ({len(notes)} chunks)" if len(notes) > 2 else ""
     rate = sum(note["rate"] for note in notes.values())
     return f"population: {count.done}/{count.total} done{failed}; {running}{more}; {rate:,.0f} examples/s{left}"
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

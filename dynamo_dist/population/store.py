@@ -12,7 +12,7 @@ population/
 import dataclasses
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -218,10 +218,7 @@ class Population:
 
         Returns one sentence for each. Their networks are then among the remaining ones.
         """
-        committed = self.committed()
-        with ThreadPoolExecutor(_VERIFIERS) as pool:
-            found = pool.map(lambda name: damage(self.chunk_path(name)), committed)
-            damaged = {name: wrong for name, wrong in zip(committed, found, strict=True) if wrong}
+        damaged = self.damaged()
         if damaged:
             lines = [json.dumps(line) + "\n" for line in read_lines(self.path / "journal.jsonl") if line["chunk"] not in damaged]
             new = self.path / ".journal.jsonl.new"
@@ -231,6 +228,13 @@ class Population:
                 if self.chunk_path(name).exists():
                     self.chunk_path(name).rename(self.path / f"damaged-{name}-{uuid.uuid4().hex[:8]}")
         return [f"{wrong}; its networks are trained again" for wrong in damaged.values()]
+
+    def damaged(self) -> dict[str, str]:
+        """Recorded chunks that are not what was committed: what is wrong with each, by name."""
+        committed = self.committed()
+        with ThreadPoolExecutor(_VERIFIERS) as pool:
+            found = pool.map(lambda name: damage(self.chunk_path(name)), committed)
+            return {name: wrong for name, wrong in zip(committed, found, strict=True) if wrong}
 
     # ---- reading it ------------------------------------------------------------------------------------------------------
 
@@ -290,6 +294,14 @@ class Population:
             table = table.filter(pc.equal(table[name].cast(pa.string()), str(value)))
         return tuple(table["id"].to_pylist())
 
+    def sound_ids(self, *, without: Collection[str] = ()) -> tuple[str, ...]:
+        """Ids of the networks that were trained to their end, leaving out the chunks of these names; in the order of `network_ids`."""
+        rows = [np.empty(0, dtype=np.int64)]
+        for name, chunk in self.committed().items():
+            if name not in without:
+                rows.append(self.plan.rows(chunk)[self.results(name)["failed_at"].to_numpy() < 0])
+        return tuple(self.specs.ids[row] for row in np.sort(np.concatenate(rows)))
+
     def spec(self, id: str) -> NetworkSpec:
         """The specification of a network."""
         return self.specs[self.specs.row(id)]
@@ -335,7 +347,9 @@ class Population:
             load = lru_cache(maxsize=4)(lambda name: load_file(self.chunk_path(name) / "weights.safetensors"))
             for start in range(0, len(mine), size):
                 part = mine[start : start + size]
-                yield Stack(ids=tuple(self.specs.ids[row] for row in part), networks=self._stack(part, position[part], firsts, chunks, load))
+                yield Stack(
+                    ids=tuple(self.specs.ids[row] for row in part), networks=self._stack(part, position[part], firsts, chunks, load)
+                )
 
     def _stack(self, rows, positions, firsts, chunks, load) -> Stacked:
         """Networks at these rows from the chunks that hold them, each chunk read once."""

@@ -72,7 +72,7 @@ def sections(folder: Path) -> str:
     groups = list(population["accuracy"])
     parts = [
         f"<h2>{text(result['title'])}: {population['networks']} networks, one meta-model</h2>",
-        f"<p>Every number was measured on {population['test_sequences']:,} test sequences that trained nothing. "
+        f"<p>Every number was measured on {population['test_inputs']:,} test inputs that trained nothing. "
         f"The control is the same meta-model and training with the embedding vector fixed at zero.</p>",
         '<div class="figure-row">',
         figures.embedding(networks),
@@ -113,7 +113,7 @@ def sections(folder: Path) -> str:
             [
                 [id, percent(accuracy), number(r2), percent(agreement), percent(disputed), ", ".join(f"{value:.3f}" for value in theta)]
                 for id, accuracy, r2, agreement, disputed, theta in zip(
-                    *(networks[key] for key in ("id", "accuracy", "hidden_r2", "agreement", "disputed_agreement", "theta")), strict=True
+                    *(networks[key] for key in ("id", "score", "hidden_r2", "agreement", "disputed_agreement", "theta")), strict=True
                 )
             ],
         ),

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from dynamo_dist.metamodel.training import TrainingJob
 from dynamo_dist.runtime.local import LocalRuntime
+from dynamo_dist.runtime.torchrun import TorchrunRuntime, launched
 
 
 class Runtime(Protocol):
@@ -13,6 +14,11 @@ class Runtime(Protocol):
 
     # Processes that work at the same time; 0: this one.
     workers: int
+    # Whether this process prepares folders and tells results: True but for all but one of the processes of a `torchrun`.
+    leader: bool
+
+    def wait(self) -> None:
+        """Go on when all processes that run this program have come here."""
 
     def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
         """As `jobs.Runner.run`."""
@@ -22,7 +28,10 @@ class Runtime(Protocol):
 
 
 def open_runtime(workers: int, address: str | None = None) -> Runtime:
-    """A context manager: `LocalRuntime` for 0 workers, else Ray; with `address`, on a running cluster."""
+    """A context manager: `LocalRuntime` for 0 workers, else Ray; with `address`, on a running cluster. In a process that `torchrun`
+    started: its process group, whatever `workers` says."""
+    if launched():
+        return TorchrunRuntime()
     if workers == 0:
         return LocalRuntime()
     from dynamo_dist.runtime.ray_runtime import RayRuntime
@@ -30,4 +39,4 @@ def open_runtime(workers: int, address: str | None = None) -> Runtime:
     return RayRuntime(workers, address)
 
 
-__all__ = ["LocalRuntime", "Runtime", "open_runtime"]
+__all__ = ["LocalRuntime", "Runtime", "launched", "open_runtime"]

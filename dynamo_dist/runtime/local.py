@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dynamo_dist.jobs import attempt
-from dynamo_dist.metamodel.training import Alone, TrainingJob, train_shard
+from dynamo_dist.metamodel.shard import Alone
+from dynamo_dist.metamodel.training import TrainingJob, train_shard
 
 
 class LocalRuntime:
-    workers = 0
+    workers, leader = 0, True
+
+    def wait(self) -> None: ...
 
     def __enter__(self) -> "LocalRuntime":
         return self

@@ -18,6 +18,7 @@ from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import LOST, MEMORY, Failure, attempt
 from dynamo_dist.metamodel.training import Diverged, TrainingJob, train_shard
 from dynamo_dist.progress import say
+from dynamo_dist.runtime.collective import TIMEOUT, Collective, own_device
 
 # A local cluster of ours is closed to everyone who does not know its token, and reports to nobody. Ray reads these at import.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -34,8 +35,6 @@ try:
 except ImportError as error:
     raise InputError(f"workers need Ray ({error}): pip install 'dynamo-jordan[ray]', or use --workers 0 for one process") from None
 
-# Seconds after which a worker that waits for the others gives up: nothing hangs for ever.
-COLLECTIVE_TIMEOUT = 600
 # What a worker leaves for the command when trying again would be of no use.
 FAILURE = "failed.json"
 
@@ -52,36 +51,13 @@ class _Worker:
         return attempt(function, job)
 
 
-class _Collective:
-    """The `metamodel.training.Group` of a Ray Train worker."""
-
-    def __init__(self) -> None:
-        context = ray.train.get_context()
-        self.rank, self.size = context.get_world_rank(), context.get_world_size()
-
-    def sum_(self, tensor: Any) -> None:
-        import torch.distributed
-
-        torch.distributed.all_reduce(tensor)
-
-    def barrier(self) -> None:
-        import torch.distributed
-
-        torch.distributed.barrier()
-
-    def share(self, text: str) -> str:
-        import torch.distributed
-
-        box = [text]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
-
-
 def _train_worker(arguments: dict) -> None:
     import torch
 
-    torch.set_num_threads(1)
-    group = _Collective()
+    device = own_device()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    group = Collective(device)
     for job in arguments["jobs"]:
         try:
             train_shard(job, group=group)
@@ -129,6 +105,8 @@ def _reach(address: str) -> None:
 class RayRuntime:
     """`workers` processes with one CPU each, on a cluster of its own or on a running one. Use as a context manager."""
 
+    leader = True
+
     def __init__(self, workers: int, address: str | None = None) -> None:
         self.workers, self.address = workers, address
         self._pool: list[Any] = []
@@ -165,6 +143,8 @@ class RayRuntime:
     def __exit__(self, *exc_info: object) -> None:
         self._dismiss()
         ray.shutdown()
+
+    def wait(self) -> None: ...
 
     def _actors(self, count: int) -> list[Any]:
         """At least `count` actors, up to one per worker. They are kept for the next stage: starting one takes seconds."""
@@ -218,11 +198,14 @@ class RayRuntime:
         records = Path(jobs[0].out) / ".ray-train"
         for job in jobs:
             (Path(job.out) / FAILURE).unlink(missing_ok=True)
+        gpus = ray.cluster_resources().get("GPU", 0) >= self.workers
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={"jobs": list(jobs)},
-            scaling_config=ScalingConfig(num_workers=self.workers, resources_per_worker={"CPU": 1}),
-            torch_config=TorchConfig(backend="gloo", timeout_s=COLLECTIVE_TIMEOUT),
+            scaling_config=ScalingConfig(
+                num_workers=self.workers, use_gpu=gpus, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpus else {})}
+            ),
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=int(TIMEOUT.total_seconds())),
             run_config=RunConfig(
                 name=f"meta-{secrets.token_hex(4)}", storage_path=str(records), failure_config=FailureConfig(max_failures=2)
             ),

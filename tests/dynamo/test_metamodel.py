@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from dynamo_dist import InputError, MetaModel, MetaModelConfig
-from dynamo_dist.metamodel import checkpoint, loss
-from dynamo_dist.metamodel.model import Cohort, Dynamics, Private
-from dynamo_dist.metamodel.training import Alone, Diverged, Shard, TrainingJob, partition, train_shard
+from dynamo_dist.metamodel import checkpoint, folder, loss
+from dynamo_dist.metamodel.interface import Interface
+from dynamo_dist.metamodel.private import Cohort, Private, StateMap
+from dynamo_dist.metamodel.recurrent import RecurrentDynamics
+from dynamo_dist.metamodel.shard import VARIANCE_INPUTS, Alone, Shard, batch_index, members
+from dynamo_dist.metamodel.training import Diverged, TrainingJob, partition, train_shard
 
 CONFIG = MetaModelConfig(dimensions=3, hidden=8, embedding=4, steps=20, batch=6, checkpoint_every=8)
 
@@ -26,7 +29,7 @@ class Threads:
 
         class Member:
             def __init__(self):
-                self.rank, self.size = rank, group.size
+                self.rank, self.size, self.device = rank, group.size, torch.device("cpu")
 
             def barrier(self):
                 group._barrier.wait()
@@ -37,12 +40,12 @@ class Threads:
                 tensor.copy_(sum(group._box))
                 self.barrier()
 
-            def share(self, text):
+            def gather(self, text):
                 group._box[rank] = text
                 self.barrier()
-                text = group._box[0]
+                texts = list(group._box)
                 self.barrier()
-                return text
+                return texts
 
         return Member()
 
@@ -67,64 +70,115 @@ class Threads:
 
 
 def job(population, out, config=CONFIG, **fields):
-    MetaModel.prepare(out, population, config)
-    return TrainingJob(population=str(population.path), out=str(out), config=config, dtype="float64", **fields)
+    folder.prepare(out, population, config)
+    return TrainingJob(population=str(population.path), out=str(out), config=config, precision="float64", **fields)
 
 
 def tensors_of(out, config=CONFIG):
-    folder = checkpoint.step_path(out, config.steps)
-    meta = MetaModel.open(out)
-    tensors = {**checkpoint.read_shared(folder), **checkpoint.read_private(folder, meta.network_ids)}
+    step = checkpoint.step_path(out, config.steps)
+    tensors = {**checkpoint.read_shared(step), **checkpoint.read_private(step)}
     return {name: tensor.clone() for name, tensor in tensors.items()}  # copies: the files are mapped, and tests damage them
 
 
-def dynamics(config, vocabulary=7, classes=3):
-    return Dynamics(vocabulary=vocabulary, classes=classes, config=config, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+def dynamics(config, **interface):
+    interface = Interface(**{"vocabulary": 7, "outputs": 3, **interface})
+    return RecurrentDynamics(interface, config, torch.Generator().manual_seed(3), torch.float64)
 
 
-@pytest.mark.parametrize("vocabulary", [7, 300])
-def test_dynamics_is_torchs_gru_on_tokens_concatenated_with_theta(vocabulary):
-    ours = dynamics(CONFIG, vocabulary)
+def shard_of(population, ids, config, networks=6):
+    examples = {name: data.meta for name, data in population.datasets.items()}
+    interface = folder.interface_of(population, population.network_ids, config)
+    shard = Shard(members(population, ids), examples, interface, config, dtype=torch.float64)
+    shard.networks = networks
+    return shard
+
+
+def losses_of(shard, step=0):
+    """Of all networks of a shard, in the order of `private.ids`."""
+    terms = []
+    for number, feed in enumerate(shard.feeds):
+        training = shard.training[feed.data]
+        terms.append(shard.losses(number, training[batch_index(shard.config, step, feed.number, len(training))]))
+    return tuple(torch.cat(same).detach() for same in zip(*terms, strict=True))
+
+
+@pytest.mark.parametrize("inputs", ["few words", "many words", "values"])
+@pytest.mark.parametrize("conditioning", ["concat", "lowrank", "film"])
+def test_dynamics_is_torchs_gru_with_the_weights_at_theta(conditioning, inputs):
+    vocabulary = {"few words": 7, "many words": 300, "values": 0}[inputs]
+    config = dataclasses.replace(CONFIG, conditioning=conditioning, rank=3)
+    ours = dynamics(config, vocabulary=vocabulary, features=0 if vocabulary else 5)
     torch.nn.init.normal_(ours.initial_state)
-    theirs = torch.nn.GRU(CONFIG.embedding + CONFIG.dimensions, CONFIG.hidden, dtype=torch.float64)
-    with torch.no_grad():
-        theirs.weight_ih_l0.copy_(torch.cat([ours.w_input, ours.w_theta]).T)
-        theirs.weight_hh_l0.copy_(ours.w_recurrent.T)
-        theirs.bias_ih_l0.copy_(ours.b_input)
-        theirs.bias_hh_l0.copy_(torch.cat([torch.zeros(2 * CONFIG.hidden, dtype=torch.float64), ours.b_candidate]))
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-    tokens, lengths = torch.randint(0, vocabulary, (5, 9), generator=generator), torch.tensor([9, 1, 4, 8, 2])
-    h_TMBK, logits_MBC = ours(theta, tokens, lengths)
+    lengths = torch.tensor([9, 1, 4, 8, 2])
+    x = torch.randint(0, vocabulary, (5, 9), generator=generator) if vocabulary else torch.randn(5, 9, 5, generator=generator).double()
+    (h_TMBK,), out_MBC = ours(theta, x, lengths)
+    _, out_MBTC = ours(theta, x, lengths, every_step=True)
+    K = config.hidden
     for m in range(4):
-        x_TBF = torch.cat([ours.embedding[tokens.T], theta[m].expand(9, 5, 3)], dim=-1)
+        theirs = torch.nn.GRU(x_features := (config.embedding if vocabulary else 5), K, dtype=torch.float64)
+        # The weights at theta, written out from the definition of each conditioning.
+        w_input, b_input, w_recurrent, candidate = (
+            (ours.w_tokens if vocabulary else ours.w_values),
+            ours.b_input,
+            ours.w_recurrent,
+            ours.b_candidate,
+        )
+        if conditioning == "concat":
+            b_input = b_input + theta[m] @ ours.w_theta
+        elif conditioning == "film":
+            scale = 1 + theta[m] @ ours.w_scale
+            w_input, b_input, w_recurrent = w_input * scale, b_input * scale + theta[m] @ ours.w_theta, w_recurrent * scale
+            candidate = candidate * scale[2 * K :]
+        else:
+            correction = ours.left @ torch.diag(theta[m] @ ours.w_rank) @ ours.right
+            w_input = w_input + correction[:x_features]
+            b_input, w_recurrent = b_input + correction[x_features], w_recurrent + correction[x_features + 1 :]
+        with torch.no_grad():
+            theirs.weight_ih_l0.copy_(w_input.T)
+            theirs.weight_hh_l0.copy_(w_recurrent.T)
+            theirs.bias_ih_l0.copy_(b_input)
+            theirs.bias_hh_l0.copy_(torch.cat([torch.zeros(2 * K, dtype=torch.float64), candidate]))
+        x_TBF = ours.embedding[x.T] if vocabulary else x.transpose(0, 1)
         h_TBK, _ = theirs(x_TBF, ours.initial_state.expand(1, 5, -1).contiguous())
         assert torch.allclose(h_TMBK[:, m], h_TBK, rtol=0, atol=1e-13)
-        last = torch.stack([h_TBK[lengths[b] - 1, b] for b in range(5)])
-        assert torch.allclose(logits_MBC[m], last @ ours.w_readout + ours.b_readout, rtol=0, atol=1e-13)
+        answers = h_TBK @ ours.w_readout + ours.b_readout
+        assert torch.allclose(out_MBTC[m], answers.transpose(0, 1), rtol=0, atol=1e-13)
+        assert torch.allclose(out_MBC[m], torch.stack([answers[lengths[b] - 1, b] for b in range(5)]), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "lowrank", "film"])
+def test_theta_moves_from_zero_in_every_conditioning(conditioning):
+    ours = dynamics(dataclasses.replace(CONFIG, conditioning=conditioning))
+    theta = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    (h_TMBK,), _ = ours(theta, torch.randint(0, 7, (5, 9)), torch.full((5,), 9))
+    h_TMBK[-1, 0].square().sum().backward()
+    assert theta.grad[0].abs().min() > 0 and not theta.grad[1].any()
 
 
 @pytest.mark.parametrize("hidden_scale", ["variance", "dim", "none"])
 @pytest.mark.parametrize("burn_in", [0, 2])
 def test_loss_is_the_specified_one_in_plain_numpy(population, hidden_scale, burn_in):
     config = dataclasses.replace(CONFIG, hidden_scale=hidden_scale, burn_in=burn_in)
-    shard = Shard(population, population.network_ids, config, networks=6, dtype=torch.float64)
+    shard = shard_of(population, population.network_ids, config)
     torch.nn.init.normal_(shard.private.theta)
-    hidden_M, output_M = (term.detach().numpy() for term in shard.losses(0))
-    from dynamo_dist.metamodel.training import VARIANCE_SEQUENCES, batch_index
-
+    hidden_M, output_M = (term.numpy() for term in losses_of(shard))
     data = population.data.meta
-    part, first = data.select(batch_index(config, 0, len(data))), data.select(torch.arange(min(VARIANCE_SEQUENCES, len(data))))
+    # A tenth is held out: the last ones.
+    part = data.select(batch_index(config, 0, 0, len(data) - len(data) // 10))
+    first = data.select(torch.arange(min(VARIANCE_INPUTS, len(data))))
     position = 0
-    for cohort, weight, bias in zip(shard.private.cohorts, shard.private.weight, shard.private.bias, strict=True):
+    for cohort, (state_map,) in zip(shard.private.cohorts, shard.private.maps, strict=True):
+        weight, bias = state_map.weight, state_map.bias
         for row, id in enumerate(cohort.ids):
             module = population.network(id).double()
             with torch.no_grad():
                 h_BTH, logits = (x.numpy() for x in module(part.inputs, part.lengths_N))
-                states, meta_logits = shard.dynamics(shard.private.theta[position : position + 1], part.inputs, part.lengths_N)
+                (states,), meta_logits = shard.dynamics(shard.private.theta[position : position + 1], part.inputs, part.lengths_N)
                 all_h, _ = module(first.inputs, first.lengths_N)
             valid = np.concatenate([all_h[b, : first.lengths_N[b]].numpy() for b in range(len(first))])
-            scale = {"variance": valid.var(axis=0).mean() * cohort.hidden, "dim": cohort.hidden, "none": 1.0}[hidden_scale]
+            scale = {"variance": valid.var(axis=0).mean() * cohort.widths[0], "dim": cohort.widths[0], "none": 1.0}[hidden_scale]
             errors = []
             for b in range(len(part)):
                 for t in range(burn_in, part.lengths_N[b]):
@@ -148,14 +202,14 @@ def test_padding_does_not_count():
 
 @pytest.mark.parametrize("workers", [2, 4])  # 4 workers for 6 networks: unequal shards
 def test_shards_have_the_gradient_of_the_whole(population, workers):
-    whole = Shard(population, population.network_ids, CONFIG, networks=6, dtype=torch.float64)
+    whole = shard_of(population, population.network_ids, CONFIG)
     torch.nn.init.constant_(whole.private.theta, 0.3)
     whole_terms = whole.backward(0, Alone())
-    shards = partition(population, workers)
+    shards = partition(population, population.network_ids, CONFIG, workers)
     assert sorted(id for ids in shards for id in ids) == sorted(population.network_ids)
 
     def work(group):
-        shard = Shard(population, shards[group.rank], CONFIG, networks=6, dtype=torch.float64)
+        shard = shard_of(population, shards[group.rank], CONFIG)
         torch.nn.init.constant_(shard.private.theta, 0.3)
         return shard, shard.backward(0, group)
 
@@ -251,22 +305,33 @@ def test_a_loss_that_turns_nan_stops_before_the_update(population, tmp_path):
     config = dataclasses.replace(CONFIG, learning_rate=1e200, steps=30, checkpoint_every=1)
     with pytest.raises(Diverged, match="not finite at step"):
         train_shard(job(population, tmp_path, config), group=Alone())
-    folder = checkpoint.newest_verified(tmp_path)
-    assert folder is not None
+    assert checkpoint.newest_verified(tmp_path) is not None
 
 
-def test_initial_maps_do_not_depend_on_the_sharding():
-    def maps(cohorts):
-        private = Private([Cohort(ids=ids, hidden=4) for ids in cohorts], config=CONFIG, dtype=torch.float64)
-        return {
-            id: row
-            for cohort, weight in zip(private.cohorts, private.weight, strict=True)
-            for id, row in zip(cohort.ids, weight, strict=True)
-        }
+@pytest.mark.parametrize("kind", ["linear", "affine", "mlp"])
+def test_initial_maps_do_not_depend_on_the_sharding(kind):
+    config = dataclasses.replace(CONFIG, state_map=kind)
 
-    one, two = maps([("a", "b", "c")]), maps([("c",), ("b", "a")])
-    assert all(torch.equal(one[id], two[id]) for id in "abc")
-    assert not torch.equal(one["a"], one["b"])
+    def rows(cohorts):
+        parts = [Cohort(ids=ids, widths=(4, 5), sources=(0, 1), source_widths=(8, 6)) for ids in cohorts]
+        private = Private(parts, config=config, dtype=torch.float64)
+        return {(name, id): row for name, stacked, ids in private.rows() for id, row in zip(ids, stacked, strict=True)}
+
+    one, two = rows([("a", "b", "c")]), rows([("c",), ("b", "a")])
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    assert not torch.equal(one["map1.weight", "a"], one["map1.weight", "b"])
+
+
+@pytest.mark.parametrize("kind", ["linear", "affine", "mlp"])
+def test_a_state_map_is_torchs_linear_layers(kind):
+    generator = torch.Generator().manual_seed(0)
+    state_map = StateMap({name: torch.stack([t, t + 1]) for name, t in StateMap.initial(kind, 3, 5, generator).items()})
+    h = torch.randn(2, 7, 3, dtype=torch.float64)
+    for m in range(2):
+        own = {name: parameter[m] for name, parameter in state_map.named_parameters()}
+        inner = torch.nn.functional.linear(h[m], own["inner_weight"].T, own["inner_bias"][0]).tanh() if kind == "mlp" else h[m]
+        expected = torch.nn.functional.linear(inner, own["weight"].T, own["bias"][0] if kind != "linear" else None)
+        assert torch.allclose(state_map(h)[m], expected, rtol=0, atol=1e-14)
 
 
 def test_the_control_never_moves_theta(population, tmp_path):
@@ -284,8 +349,8 @@ def test_embedding_and_emulation_of_an_opened_meta_model(population, tmp_path):
     h_PBTK, logits_PBC = meta.emulate(meta.embedding, test.inputs[:5], test.lengths_N[:5])
     assert h_BTK.shape == (5, test.inputs.shape[1], 8) and logits_BC.shape == (5, 2)
     assert torch.allclose(h_PBTK[2], h_BTK, rtol=0, atol=1e-13) and torch.allclose(logits_PBC[2], logits_BC, rtol=0, atol=1e-13)
-    weight, bias = meta.state_map(population.network_ids[4])
-    assert weight.shape == (8, 9) and bias.shape == (1, 9)
+    state_map = meta.state_map(population.network_ids[4])
+    assert state_map.weight.shape == (1, 8, 9) and state_map.bias.shape == (1, 1, 9)
 
 
 def test_wrong_configurations_are_refused_with_the_field(population):
@@ -293,4 +358,4 @@ def test_wrong_configurations_are_refused_with_the_field(population):
         with pytest.raises(InputError, match=f"MetaModelConfig.{field}={value!r}"):
             dataclasses.replace(CONFIG, **{field: value})
     with pytest.raises(InputError, match="7 workers for 6 networks"):
-        partition(population, 7)
+        partition(population, population.network_ids, CONFIG, 7)

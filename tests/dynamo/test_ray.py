@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynamo_dist import InputError, MetaModel, MetaModelConfig, Population
+from dynamo_dist import InputError, MetaModelConfig, Population
 from dynamo_dist.jobs import JobFailed, map_jobs
-from dynamo_dist.metamodel import checkpoint
-from dynamo_dist.metamodel.training import Alone, TrainingJob, train_shard
+from dynamo_dist.metamodel import checkpoint, folder
+from dynamo_dist.metamodel.shard import Alone
+from dynamo_dist.metamodel.training import TrainingJob, train_shard
 from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.runtime import open_runtime
 
@@ -62,11 +63,10 @@ def test_two_ray_train_workers_are_one_process(runtime, population, tmp_path):
         config = dataclasses.replace(CONFIG, steps=steps)
         for name, train in (("one", lambda job: train_shard(job, group=Alone())), ("two", lambda job: runtime.train([job]))):
             out = tmp_path / f"{name}-{steps}"
-            MetaModel.prepare(out, population, config)
-            train(TrainingJob(population=str(population.path), out=str(out), config=config, dtype="float64"))
-            folder = checkpoint.step_path(out, steps)
-            ids = MetaModel.open(out).network_ids
-            results[name, steps] = {**checkpoint.read_shared(folder), **checkpoint.read_private(folder, ids)}
+            folder.prepare(out, population, config)
+            train(TrainingJob(population=str(population.path), out=str(out), config=config, precision="float64"))
+            step = checkpoint.step_path(out, steps)
+            results[name, steps] = {**checkpoint.read_shared(step), **checkpoint.read_private(step)}
     assert len(list(checkpoint.step_path(tmp_path / "two-20", 20).glob("networks-*"))) == 2
     for name, moment in results["one", 1].items():
         # theta starts at zero, so only its own moments can be compared relatively; every gradient is one of them.

@@ -1,0 +1,28 @@
+"""Data sets by the task that describes them."""
+
+from dynamo_dist.data import attractors, images, text, valence
+from dynamo_dist.data.dataset import Dataset
+
+_MAKERS = {
+    valence.ValenceTask: valence.make_valence,
+    attractors.FlipFlopTask: attractors.make_flip_flop,
+    attractors.SineTask: attractors.make_sine,
+    attractors.ContextTask: attractors.make_context,
+    attractors.ClassIntegrationTask: attractors.make_class_integration,
+    text.TextTask: text.make_text,
+    images.DigitsTask: images.make_digits,
+}
+Task = (
+    valence.ValenceTask
+    | attractors.FlipFlopTask
+    | attractors.SineTask
+    | attractors.ContextTask
+    | attractors.ClassIntegrationTask
+    | text.TextTask
+    | images.DigitsTask
+)
+
+
+def make(task: Task) -> Dataset:
+    """The data set of a task."""
+    return _MAKERS[type(task)](task)

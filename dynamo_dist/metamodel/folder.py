@@ -1,0 +1,110 @@
+"""The folder of a meta-model.
+
+meta/
+  meta.json          format, config, where its population lies, chunks of it that are left out
+  notes.json         what was left out in training and how base activations are had, one sentence each
+  progress.jsonl     losses along training; metrics.parquet: the same as a table
+  step-<n>/          checkpoints (see `checkpoint.py`)
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dynamo_dist.commit import Corrupted, damage, write_json
+from dynamo_dist.errors import InputError
+from dynamo_dist.metamodel import checkpoint
+from dynamo_dist.metamodel.config import MetaModelConfig
+from dynamo_dist.metamodel.interface import Interface
+from dynamo_dist.population import Population
+from dynamo_dist.progress import say
+
+FORMAT = 2
+NOTES, PROGRESS, METRICS = "notes.json", "progress.jsonl", "metrics.parquet"
+
+
+def header(path: Path) -> dict[str, Any]:
+    """What `meta.json` holds. Raises `InputError` when there is none."""
+    if not (path / "meta.json").exists():
+        raise InputError(f"{path} holds no meta-model (no meta.json there); give the folder that training wrote")
+    found = json.loads((path / "meta.json").read_text())
+    if found["format"] != FORMAT:
+        raise InputError(f"{path} has meta-model format {found['format']}, and this version reads {FORMAT}: train it again in a new folder")
+    return found
+
+
+def config_of(path: Path) -> MetaModelConfig:
+    return MetaModelConfig(**header(path)["config"])
+
+
+def sound_networks(population: Population, *, skip_failed: bool = False) -> tuple[tuple[str, ...], list[str]]:
+    """Ids of the networks that a meta-model can emulate, and names of the chunks that are left out because they are damaged.
+
+    Networks that failed in training are left out always; what is missing or damaged only with `skip_failed`. Otherwise `InputError`
+    names it. Every file is verified.
+    """
+    damaged = population.damaged()
+    missing = len(population) - sum(chunk.networks for chunk in population.committed().values())
+    if not skip_failed:
+        if missing:
+            raise InputError(
+                f"{population.path}: {missing} of {len(population)} networks are not trained yet; continue the population with --resume, or "
+                "leave them out with --skip-failed"
+            )
+        if damaged:
+            raise Corrupted(f"{next(iter(damaged.values()))}; train the population again with --resume, or leave it out with --skip-failed")
+    ids = population.sound_ids(without=damaged)
+    if not ids:
+        raise InputError(f"{population.path} holds no network that was trained to its end: there is nothing to embed")
+    if len(ids) < len(population):
+        say(f"meta-model: {len(population) - len(ids)} of {len(population)} networks are left out (failed, missing or damaged)")
+    for wrong in damaged.values():
+        say(f"meta-model: left out: {wrong}")
+    return ids, sorted(damaged)
+
+
+def interface_of(population: Population, ids: Sequence[str], config: MetaModelConfig) -> Interface:
+    """What the meta-model of these networks reads and answers. Raises `InputError` where they do not fit together."""
+    specs = [(id, population.spec(id)) for id in ids]
+    used = {spec.data for _, spec in specs}
+    datasets = {name: data for name, data in population.datasets.items() if name in used}
+    return Interface.of(datasets, [(id, datasets[spec.data].outputs[spec.target]) for id, spec in specs], config)
+
+
+def prepare(path: Path, population: Population, config: MetaModelConfig, *, skip_failed: bool = False) -> tuple[str, ...]:
+    """Lay down the folder of a meta-model to be trained, or accept the one that is there if it is the same; returns the networks that it
+    is of. Raises `InputError` for a population that it cannot emulate."""
+    ids, skipped = sound_networks(population, skip_failed=skip_failed)
+    interface = interface_of(population, ids, config)
+    path.mkdir(parents=True, exist_ok=True)
+    own = {
+        "format": FORMAT,
+        "config": dataclasses.asdict(config),
+        "population": os.path.relpath(population.path.resolve(), path.resolve()),
+        "skipped_chunks": skipped,
+        "interface": dataclasses.asdict(interface),
+    }
+    if (path / "meta.json").exists():
+        if header(path) != own:
+            raise InputError(f"{path} holds a meta-model of another configuration or population; choose another folder")
+        return ids
+    write_json(path / "meta.json", own)
+    return ids
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a prepared folder holds verified checkpoints of its end and of what is opened."""
+    newest = checkpoint.newest_verified(path)
+    if newest is None:
+        return False
+    state = json.loads((newest / "state.json").read_text())
+    return state["finished"] and damage(checkpoint.step_path(path, state["best"]["step"])) is None
+
+
+def final_checkpoint(path: Path) -> Path:
+    """The checkpoint of a finished meta-model that did best on the held-out inputs."""
+    state = json.loads((checkpoint.newest_verified(path) / "state.json").read_text())
+    return checkpoint.step_path(path, state["best"]["step"])

@@ -1,0 +1,353 @@
+"""The networks of one worker in training: their losses, the gradient of the whole population's loss, one step.
+
+A worker owns theta, V, their optimiser moments and the base networks of its shard; F~, G~ and the initial state are replicated.
+Every worker divides its sum of losses by the number of networks of the whole population and the shared gradients are summed, so
+the gradient is that of one process with all networks, for any number of workers and unequal shards.
+
+Legend: M networks, m networks of one stack, B batch, T time, R rows, C outputs.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynamo_dist.data import Examples, Output
+from dynamo_dist.errors import InputError
+from dynamo_dist.metamodel import loss
+from dynamo_dist.metamodel.activations import Activations, Recomputed
+from dynamo_dist.metamodel.config import MetaModelConfig
+from dynamo_dist.metamodel.convolutional import ConvolutionalDynamics
+from dynamo_dist.metamodel.interface import Interface
+from dynamo_dist.metamodel.private import Cohort, Private
+from dynamo_dist.metamodel.recurrent import RecurrentDynamics
+from dynamo_dist.networks import Stacked
+from dynamo_dist.population import Population
+from dynamo_dist.population.store import Stack
+from dynamo_dist.population.training import schedule
+
+# Inputs from which the variances of a network's states and outputs are measured.
+VARIANCE_INPUTS = 512
+# On a CPU, numbers of the meta-model's state at one step (networks x inputs x K) of one pass: more networks go through in several, so that
+# what a step writes is still in cache when the next one reads it. A training step of 256 GRU-32, T = 30, B = 16, K = 64, by networks in a
+# pass: 8 303 ms, 16 270, 32 298, 64 316, 256 363; of 64: 8 77, 16 73, 32 76, 64 84 (one run, torch 2.13.0, one core of an Intel Xeon).
+PASS_NUMBERS = 2**14
+# Inputs held out at most: enough to compare checkpoints.
+HELD_OUT_MOST = 512
+
+
+class Group(Protocol):
+    """The workers that train one meta-model together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Replace the tensor by its sum over workers."""
+
+    def gather(self, text: str) -> list[str]:
+        """Every worker's text, in the order of ranks, on every worker; and none goes on before all have come here."""
+
+
+class Alone:
+    """A group of one."""
+
+    rank, size = 0, 1
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def sum_(self, tensor: Tensor) -> None: ...
+
+    def gather(self, text: str) -> list[str]:
+        return [text]
+
+
+def make_dynamics(
+    interface: Interface, config: MetaModelConfig, generator: torch.Generator, dtype: torch.dtype
+) -> RecurrentDynamics | ConvolutionalDynamics:
+    """What is shared by all networks: recurrent for sequences, convolutional for images."""
+    if interface.images:
+        return ConvolutionalDynamics(
+            channels=interface.channels, outputs=interface.outputs, config=config, generator=generator, dtype=dtype
+        )
+    return RecurrentDynamics(interface, config, generator, dtype)
+
+
+def batch_index(config: MetaModelConfig, step: int, data: int, available: int) -> Tensor:
+    """Indices of the inputs of a step, of the data set number `data`: a function of these and the seed alone, the same on every worker
+    and after a resume."""
+    rng = np.random.default_rng([config.seed, 2, step, data])
+    return torch.from_numpy(rng.choice(available, size=min(config.batch, available), replace=False))
+
+
+def split(config: MetaModelConfig, count: int) -> tuple[Tensor, Tensor]:
+    """Indices of the inputs that train, and of those that are held out (the last ones; none for `held_out=0`)."""
+    held = min(int(count * config.held_out), HELD_OUT_MOST)
+    return torch.arange(count - held), torch.arange(count - held, count)
+
+
+def trajectory(result: Tensor | list[Tensor], lengths_B: Tensor | None, label: str) -> list[Tensor]:
+    """What a stack of base networks gives, as stages: of sequences one (T, M, B, H), the layers of an imported network side by side."""
+    if isinstance(result, Tensor):
+        return [result]
+    if lengths_B is None:
+        return result
+    if any(layer.dim() != 4 for layer in result) or len({layer.shape[2] for layer in result}) > 1:
+        found = ", ".join(str(tuple(layer.shape[1:])) for layer in result)
+        raise InputError(
+            f"{label}: its hidden layers give {found} (inputs first): of sequences expected (inputs, steps, units) of every layer"
+        )
+    return [torch.cat(result, dim=-1).permute(2, 0, 1, 3)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """Networks of one architecture that are fed one data set and answer with one output."""
+
+    data: str
+    output: Output
+    stack: Stack
+
+
+def members(population: Population, ids: Sequence[str]) -> Iterator[Member]:
+    """These networks, stacked by data set, output and architecture."""
+    outputs = {name: data.outputs for name, data in population.datasets.items()}
+    kinds: dict[tuple[str, Output], list[str]] = {}
+    for id in ids:
+        spec = population.spec(id)
+        kinds.setdefault((spec.data, outputs[spec.data][spec.target]), []).append(id)
+    for (data, output), own in kinds.items():
+        for stack in population.stacks(own):
+            yield Member(data=data, output=output, stack=stack)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Base:
+    """The sound networks of a member, and what their errors are divided by."""
+
+    member: Member
+    networks: Stacked
+    cohort: Cohort
+    # Of every stage of the trajectory, (m,); and of the output, (m,).
+    hidden_scales: tuple[Tensor, ...]
+    output_scale: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """Networks that are fed the same inputs and asked for the same output: one call of the meta-model."""
+
+    data: str
+    # Of the data set among all of the population, by name.
+    number: int
+    output: Output
+    # Rows of theta; positions of the cohorts.
+    rows: slice
+    cohorts: slice
+
+
+class Shard:
+    """The networks of one worker, their private parameters, and a replica of what is shared.
+
+    `examples`: of every data set of the population the inputs without labels; `products`: a lower precision for the meta-model's
+    recurrence, None for that of the parameters; `dynamics`: what is shared, as it is and not to be trained.
+    """
+
+    def __init__(
+        self,
+        networks: Iterable[Member],
+        examples: dict[str, Examples],
+        interface: Interface,
+        config: MetaModelConfig,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        products: torch.dtype | None = None,
+        dynamics: RecurrentDynamics | ConvolutionalDynamics | None = None,
+    ) -> None:
+        self.config, self.interface, self.dtype, self.products = config, interface, dtype, products
+        self.device = torch.device(device)
+        self.examples = {name: part.to(self.device) for name, part in examples.items()}
+        self.training, self.held_out = {}, {}
+        for name, part in self.examples.items():
+            self.training[name], self.held_out[name] = split(config, len(part))
+        generator = torch.Generator().manual_seed(config.seed)
+        self.dynamics = (dynamics or make_dynamics(interface, config, generator, dtype)).to(self.device)
+        # Networks whose states or outputs are not finite, left out: one sentence for each.
+        self.excluded: list[str] = []
+        self.bases = [base for member in networks for part in self._passes(member) if (base := self._measure(part)) is not None]
+        self.private = Private([base.cohort for base in self.bases], config=config, dtype=dtype).to(self.device)
+        self.feeds = list(self._feeds())
+        self.activations: list[Activations] = [Recomputed([base.networks for base in self.bases[feed.cohorts]]) for feed in self.feeds]
+        self.shared = [] if dynamics is not None else list(self.dynamics.parameters())
+        self.own = [p for p in self.private.parameters() if p.requires_grad]
+        self.optimisers = [
+            torch.optim.Adam(parameters, lr=config.learning_rate, fused=True) for parameters in (self.shared, self.own) if parameters
+        ]
+        # Of the whole population. Who trains with other workers sets the sum over them.
+        self.networks = len(self.private.ids)
+
+    @torch.no_grad()
+    def _measure(self, member: Member) -> _Base | None:
+        """What the networks' errors are divided by; networks that are not finite are left out."""
+        examples, label = self.examples[member.data], member.stack.networks.architecture.label
+        networks = member.stack.networks.to(self.device, self.dtype)
+        part = examples.select(torch.arange(min(VARIANCE_INPUTS, len(examples)), device=self.device))
+        ((result, outputs),) = Recomputed([networks])(torch.empty(0), part)
+        stages = trajectory(result, part.lengths_N, label)
+        if part.lengths_N is None:
+            rows = [loss.image_rows(stage) for stage in stages]
+        else:
+            rows = [loss.sequence_rows(stages[0])[:, loss.valid_steps(part.lengths_N, len(stages[0]))]]
+        sources = loss.match_stages(stages, len(self.dynamics.stages))
+        sound_m = torch.stack([torch.isfinite(own).flatten(1).all(dim=1) for own in (*rows, outputs)]).all(dim=0)
+        ids = member.stack.ids
+        self.excluded += [
+            f"{id}: its states or outputs are not finite numbers" for id, sound in zip(ids, sound_m.tolist(), strict=True) if not sound
+        ]
+        if not sound_m.any():
+            return None
+        kept = sound_m.nonzero().flatten()
+        rows, outputs = [own[kept] for own in rows], outputs[kept]
+        return _Base(
+            member=member,
+            networks=networks.select(kept.tolist()),
+            cohort=Cohort(
+                ids=tuple(ids[position] for position in kept.tolist()),
+                widths=tuple(own.shape[-1] for own in rows),
+                sources=sources,
+                source_widths=tuple(self.dynamics.stages[source] for source in sources),
+            ),
+            hidden_scales=tuple(loss.hidden_scale(self.config, loss.variance(own), own.shape[-1]) for own in rows),
+            output_scale=loss.output_scale(self.config, outputs, member.output, part.lengths_N),
+        )
+
+    def _at_once(self) -> int:
+        """Networks of one pass."""
+        return max(1, PASS_NUMBERS // (self.config.batch * self.config.hidden)) if self.device.type == "cpu" else 2**31
+
+    def _passes(self, member: Member) -> Iterator[Member]:
+        """The networks of a member in parts, as equal as can be, of at most one pass."""
+        ids, networks = member.stack.ids, member.stack.networks
+        for piece in np.array_split(np.arange(len(ids)), -(-len(ids) // self._at_once())):
+            own = piece.tolist()
+            stack = member.stack if len(own) == len(ids) else Stack(ids=tuple(ids[row] for row in own), networks=networks.select(own))
+            yield dataclasses.replace(member, stack=stack)
+
+    def _feeds(self) -> Iterator[Feed]:
+        """Neighbouring stacks with the same inputs and output go through the meta-model together, up to what one pass takes."""
+        numbers = {name: number for number, name in enumerate(sorted(self.examples))}
+        row = first = 0
+        while first < len(self.bases):
+            member = self.bases[first].member
+            end, networks = first, 0
+            while end < len(self.bases):
+                own = self.bases[end]
+                count = len(own.cohort.ids)
+                if (own.member.data, own.member.output) != (member.data, member.output) or (
+                    networks and networks + count > self._at_once()
+                ):
+                    break
+                end, networks = end + 1, networks + count
+            yield Feed(
+                data=member.data,
+                number=numbers[member.data],
+                output=member.output,
+                rows=slice(row, row := row + networks),
+                cohorts=slice(first, first := end),
+            )
+
+    def losses(self, feed: int, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden and output term of the networks of a feed on these inputs, two tensors (m,)."""
+        of, config = self.feeds[feed], self.config
+        part = self.examples[of.data].select(index_B)
+        with torch.no_grad():
+            base = self.activations[feed](index_B, part)
+        meta_stages, meta_outputs = self.dynamics(
+            self.private.theta[of.rows],
+            self.interface.inputs(of.data, part.inputs, self.dtype),
+            part.lengths_N,
+            every_step=of.output.every_step,
+            products=self.products,
+        )
+        sequences = part.lengths_N is not None
+        mask_R = loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in) if sequences else None
+        hidden, outputs, first = [], [], 0
+        for own, maps, (result, answers) in zip(self.bases[of.cohorts], self.private.maps[of.cohorts], base, strict=True):
+            rows = slice(first, first := first + len(own.cohort.ids))
+            stages = trajectory(result, part.lengths_N, own.networks.architecture.label)
+            terms = []
+            for stage, source, state_map, scale_m in zip(stages, own.cohort.sources, maps, own.hidden_scales, strict=True):
+                source_rows, target_rows = loss.paired_rows(meta_stages[source], stage, rows=rows, sequences=sequences)
+                terms.append(loss.hidden_error(state_map(source_rows), target_rows, scale_m, mask_R))
+            hidden.append(torch.stack(terms).mean(dim=0))
+            outputs.append(loss.output_error(answers, meta_outputs[rows], of.output, lengths_B=part.lengths_N, scale_M=own.output_scale))
+        return torch.cat(hidden), torch.cat(outputs)
+
+    def backward(self, step: int, group: Group) -> Tensor:
+        """Gradients of the population's loss into every `.grad`; returns (loss, hidden, output) of the whole population."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+        terms = torch.zeros(3, dtype=self.dtype, device=self.device)
+        for number, feed in enumerate(self.feeds):
+            training = self.training[feed.data]
+            index_B = training[batch_index(self.config, step, feed.number, len(training))].to(self.device)
+            hidden_m, output_m = self.losses(number, index_B)
+            loss_ = (hidden_m + self.config.output_weight * output_m).sum() / self.networks
+            loss_.backward()
+            terms += torch.stack([loss_.detach(), hidden_m.detach().sum() / self.networks, output_m.detach().sum() / self.networks])
+        # One message for everything that is summed.
+        flat = torch.cat([*(p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten() for p in self.shared), terms])
+        group.sum_(flat)
+        for p, summed in zip(self.shared, flat.split([*(p.numel() for p in self.shared), len(terms)])[:-1], strict=True):
+            p.grad = summed.view_as(p).clone()
+        return flat[-len(terms) :]
+
+    def update(self, step: int) -> None:
+        """Clip, one step of Adam, decay of theta. What is private is clipped per network: a neighbour must not change its step."""
+        config = self.config
+        torch.nn.utils.clip_grad_norm_(self.shared, config.clip)
+        self._clip_private()
+        rate = config.learning_rate * schedule(step, config.steps)
+        for optimiser in self.optimisers:
+            optimiser.param_groups[0]["lr"] = rate
+            optimiser.step()
+        if config.use_theta:
+            with torch.no_grad():
+                self.private.theta.mul_(1 - rate * config.theta_decay)
+
+    def _clip_private(self) -> None:
+        first = 0
+        for cohort, maps in zip(self.private.cohorts, self.private.maps, strict=True):
+            rows = slice(first, first := first + len(cohort.ids))
+            gradients = [p.grad for p in maps.parameters()] + ([self.private.theta.grad[rows]] if self.config.use_theta else [])
+            # The loss is a mean over networks: undo that, so that clipping does not depend on how many there are.
+            norm_m = sum(g.flatten(1).square().sum(dim=1) for g in gradients).sqrt() * self.networks
+            factor_m = (self.config.clip / (norm_m + 1e-6)).clamp(max=1.0)
+            for g in gradients:
+                g.mul_(factor_m.view(-1, *[1] * (g.dim() - 1)))
+
+    @torch.no_grad()
+    def held_out_terms(self) -> tuple[Tensor, Tensor]:
+        """Hidden and output term of every network of the shard on the inputs that train nothing, two float64 tensors (m,)."""
+        terms: list[list[Tensor]] = []
+        for number, feed in enumerate(self.feeds):
+            held = self.held_out[feed.data].to(self.device)
+            parts = [
+                torch.stack(self.losses(number, index_B)).double() * (len(index_B) / len(held)) for index_B in held.split(self.config.batch)
+            ]
+            terms.append(torch.stack(parts).sum(dim=0).unbind())
+        return tuple(torch.cat(same) for same in zip(*terms, strict=True))
+
+    def held_out_loss(self, group: Group) -> tuple[float, float, float]:
+        """(loss, hidden, output) of the whole population on the inputs that train nothing."""
+        hidden, output = (term.sum() / self.networks for term in self.held_out_terms())
+        sums = torch.stack([hidden + self.config.output_weight * output, hidden, output])
+        group.sum_(sums)
+        return tuple(sums.tolist())

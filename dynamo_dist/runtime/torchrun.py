@@ -1,0 +1,48 @@
+"""Meta-models on the processes of `torchrun`, without Ray: every one of them runs the same command."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed
+
+from dynamo_dist.errors import InputError
+from dynamo_dist.metamodel.training import TrainingJob, train_shard
+from dynamo_dist.runtime.collective import TIMEOUT, Collective, own_device
+
+
+def launched() -> bool:
+    """Whether `torchrun` started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+class TorchrunRuntime:
+    """The process group that `torchrun` describes in the environment. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.workers, self.leader = int(os.environ["WORLD_SIZE"]), os.environ["RANK"] == "0"
+
+    def __enter__(self) -> "TorchrunRuntime":
+        device = own_device()
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        self.group = Collective(device)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        torch.distributed.destroy_process_group()
+
+    def wait(self) -> None:
+        self.group.gather("")
+
+    def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
+        raise InputError(
+            "torchrun trains meta-models (dynamo-dist embed); populations and analyses run without it, on Ray or in one process"
+        )
+
+    def train(self, jobs: Sequence[TrainingJob]) -> None:
+        for job in jobs:
+            train_shard(job, group=self.group)
