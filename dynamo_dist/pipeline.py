@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -88,13 +89,17 @@ def train_meta_models(
         for path in todo:
             partition(population, networks[path], configs[path], max(1, runtime.workers))
         say(f"meta-models: {len(todo)} to train ({', '.join(path.name for path in todo)}), {configs[todo[0]].steps} steps each")
-        with follow(lambda: _meta_progress(todo)):
-            runtime.train(
-                [
-                    TrainingJob(population=str(population.path.resolve()), out=str(path.resolve()), config=configs[path], **how)
-                    for path in todo
-                ]
+        # Meta-models of one population share what its networks give.
+        cache = todo[0] / "activations"
+        jobs = [
+            TrainingJob(
+                population=str(population.path.resolve()), out=str(path.resolve()), config=configs[path], cache=str(cache.resolve()), **how
             )
+            for path in todo
+        ]
+        with follow(lambda: _meta_progress(todo)):
+            runtime.train(jobs)
+        shutil.rmtree(cache, ignore_errors=True)
         for path in todo:
             for note in json.loads((path / folder.NOTES).read_text()):
                 say(f"{path.name}: {note}")

@@ -8,8 +8,11 @@ Legend: M networks, m networks of one stack, B batch, T time, R rows, C outputs.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,7 +22,7 @@ from torch import Tensor
 from dynamo_dist.data import Examples, Output
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import loss
-from dynamo_dist.metamodel.activations import Activations, Recomputed
+from dynamo_dist.metamodel.activations import Activations, Cached, Recomputed, choose
 from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.convolutional import ConvolutionalDynamics
 from dynamo_dist.metamodel.interface import Interface
@@ -262,6 +265,26 @@ class Shard:
                 rows=slice(row, row := row + networks),
                 cohorts=slice(first, first := end),
             )
+
+    def choose_activations(self, how: str, folder: Path, steps: int) -> tuple[str, str]:
+        """Recompute base activations or read them from caches in `folder`, as `how` says ("auto": the faster, measured on the first
+        feed); returns what was chosen and why."""
+        why = ""
+        for number, feed in enumerate(self.feeds):
+            bases = self.bases[feed.cohorts]
+            names = (json.dumps([feed.data, str(self.dtype), *base.cohort.ids]) for base in bases)
+            self.activations[number], said = choose(
+                [base.networks for base in bases],
+                self.examples[feed.data],
+                keys=[hashlib.sha256(name.encode()).hexdigest()[:32] for name in names],
+                folder=folder,
+                batch=self.config.batch,
+                steps=steps,
+                how=how,
+            )
+            how = "cache" if isinstance(self.activations[number], Cached) else "recompute"
+            why = why or said
+        return how, why
 
     def losses(self, feed: int, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden and output term of the networks of a feed on these inputs, two tensors (m,)."""

@@ -16,6 +16,7 @@ import torch
 from dynamo_dist.commit import read_lines, write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint
+from dynamo_dist.metamodel.activations import WAYS
 from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.folder import METRICS, NOTES, PROGRESS, header
 from dynamo_dist.metamodel.interface import Interface
@@ -46,6 +47,8 @@ class TrainingJob:
     precision: str = "float32"
     # Base activations: auto (what is measured to be faster), recompute or cache.
     activations: str = "auto"
+    # Folder for a cache of base activations; "": the one of the meta-model. Whoever starts the training removes it.
+    cache: str = ""
 
 
 def partition(population: Population, ids: Sequence[str], config: MetaModelConfig, workers: int) -> list[tuple[str, ...]]:
@@ -143,9 +146,30 @@ def open_shard(job: TrainingJob, group: Group) -> Shard:
     if not shard.networks:
         raise InputError(f"{population.path}: no network has finite states and outputs on the inputs without labels")
     notes = [f"left out: {sentence}" for report in reports for sentence in report["excluded"]]
+    notes += _choose_activations(job, shard, group)
     if group.rank == 0:
         write_json(path / NOTES, notes)
     return shard
+
+
+def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[str]:
+    """How base activations are had, one sentence. Worker 0 measures; all do alike, and so does a resumed run: both ways round
+    differently, and a resumed run must end where an undisturbed one does."""
+    record = Path(job.out) / "activations.json"
+    known = json.loads(record.read_text()) if record.exists() else {"how": job.activations, "why": None}
+    if job.activations not in WAYS:
+        raise InputError(f"activations={job.activations!r}: expected one of {', '.join(WAYS)}")
+    if group.device.type != "cpu" and known["how"] != "recompute":
+        known = {"how": "recompute", "why": "base activations recomputed: on a GPU they are not moved there and back"}
+    if group.rank == 0:
+        chosen, why = shard.choose_activations(known["how"], Path(job.cache or job.out), job.config.steps)
+        known = {"how": chosen, "why": known["why"] or why}
+        write_json(record, known)
+    known = json.loads(group.gather(json.dumps(known))[0])
+    if group.rank != 0:
+        shard.choose_activations(known["how"], Path(job.cache or job.out), job.config.steps)
+    group.gather("")  # the slowest one may be filling its cache: nobody waits for it within a step
+    return [known["why"]]
 
 
 def _judge(state: dict, config: MetaModelConfig, shard: Shard, group: Group) -> tuple[dict, dict]:

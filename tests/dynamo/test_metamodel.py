@@ -71,7 +71,7 @@ class Threads:
 
 def job(population, out, config=CONFIG, **fields):
     folder.prepare(out, population, config)
-    return TrainingJob(population=str(population.path), out=str(out), config=config, precision="float64", **fields)
+    return TrainingJob(population=str(population.path), out=str(out), config=config, precision="float64", activations="recompute", **fields)
 
 
 def tensors_of(out, config=CONFIG):

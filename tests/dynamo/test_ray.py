@@ -64,7 +64,7 @@ def test_two_ray_train_workers_are_one_process(runtime, population, tmp_path):
         for name, train in (("one", lambda job: train_shard(job, group=Alone())), ("two", lambda job: runtime.train([job]))):
             out = tmp_path / f"{name}-{steps}"
             folder.prepare(out, population, config)
-            train(TrainingJob(population=str(population.path), out=str(out), config=config, precision="float64"))
+            train(TrainingJob(population=str(population.path), out=str(out), config=config, precision="float64", activations="recompute"))
             step = checkpoint.step_path(out, steps)
             results[name, steps] = {**checkpoint.read_shared(step), **checkpoint.read_private(step)}
     assert len(list(checkpoint.step_path(tmp_path / "two-20", 20).glob("networks-*"))) == 2
