@@ -10,6 +10,7 @@ _CHOICES = {
     "hidden_scale": ("variance", "dim", "none"),
     "output_scale": ("variance", "none"),
     "unlike_tasks": ("refuse", "pad"),
+    "word_vectors": ("networks", "random"),
 }
 
 
@@ -23,6 +24,8 @@ class MetaModelConfig:
     hidden: int = 64
     # Features of the meta-model's own token embedding.
     embedding: int = 16
+    # Where that embedding starts: networks (what the base networks do with each word, see `words.py`) or random.
+    word_vectors: str = "networks"
     # Residual blocks of every stage of a convolutional meta-model.
     blocks: int = 1
     # How theta enters the state update. concat: with the input; lowrank: it scales a correction of rank `rank` of the weights; film: it

@@ -72,6 +72,12 @@ class RecurrentDynamics(nn.Module):
             if config.conditioning == "film":
                 self.w_scale = normal(config.dimensions, 3 * hidden, scale=0.5)
 
+    @torch.no_grad()
+    def start_words(self, vectors_WE: Tensor) -> None:
+        """Start the token embedding from these vectors; features in which they are 0 for all words stay as they were drawn."""
+        known_E = vectors_WE.abs().sum(dim=0) > 0
+        self.embedding[:, known_E] = vectors_WE[:, known_E].to(self.embedding)
+
     def weights_at(self, theta_D: Tensor) -> GRUWeights:
         """The update at one theta written out as one GRU: the definition, and the oracle of `states`."""
         names = [name for name in ("w_tokens", "w_values") if getattr(self, name) is not None]

@@ -21,6 +21,7 @@ from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.folder import METRICS, NOTES, PROGRESS, header
 from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.shard import Group, Shard, members
+from dynamo_dist.metamodel.words import word_vectors
 from dynamo_dist.networks.architecture import GATES, Recurrent
 from dynamo_dist.population import Population
 
@@ -141,6 +142,8 @@ def open_shard(job: TrainingJob, group: Group) -> Shard:
         device=group.device,
         products=torch.bfloat16 if job.precision == "bfloat16" else None,
     )
+    if shard.interface.vocabulary and config.word_vectors == "networks":
+        shard.dynamics.start_words(word_vectors(population, ids, shard.interface, config))
     reports = [json.loads(text) for text in group.gather(json.dumps({"networks": shard.networks, "excluded": shard.excluded}))]
     shard.networks = sum(report["networks"] for report in reports)
     if not shard.networks:
