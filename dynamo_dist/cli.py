@@ -11,14 +11,16 @@ from typing import NoReturn
 
 from dynamo_dist import recipes
 from dynamo_dist.allocator import keep_memory
+from dynamo_dist.analysis import sweep
 from dynamo_dist.commit import write_json
 from dynamo_dist.data.folder import open_folder
 from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import JobFailed
 from dynamo_dist.metamodel import MetaModelConfig
+from dynamo_dist.metamodel.events import EventFiles, summary_writer
 from dynamo_dist.metamodel.training import Diverged
-from dynamo_dist.pipeline import RESULT, embed_result, run, train_meta_models
+from dynamo_dist.pipeline import RESULT, embed_result, run, run_sweep, train_meta_models
 from dynamo_dist.population import Population
 from dynamo_dist.population.groups import read_groups, specs_of
 from dynamo_dist.population.imported import check_new
@@ -116,7 +118,8 @@ def parser() -> argparse.ArgumentParser:
         description="Train one meta-model of a population. Started by torchrun, its processes are the workers.",
         formatter_class=raw,
         epilog="example:\n  dynamo-dist embed runs/mine/population --out runs/mine-meta --set dimensions=6 --set steps=3000\n"
-        "  torchrun --nproc-per-node 2 --no-python dynamo-dist embed runs/mine/population --out runs/mine-meta\n\n"
+        "  torchrun --nproc-per-node 2 --no-python dynamo-dist embed runs/mine/population --out runs/mine-meta\n"
+        "  dynamo-dist embed runs/mine/population --out runs/mine-sweep --sweep --set steps=1000\n\n"
         "settings and their defaults:\n  " + "\n  ".join(f"{f.name} = {f.default}" for f in dataclasses.fields(MetaModelConfig)),
     )
     command.add_argument("population", type=Path, help="folder of the population")
@@ -129,6 +132,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--precision", default="float32", help="float32, float64, or bfloat16 for the meta-model's recurrence; default float32"
     )
+    command.add_argument(
+        "--sweep",
+        action="store_true",
+        help="choose D, K and lambda: train the meta-model with half and double the dimensions, half and double the hidden units, 0.3 and 3 "
+        "times the output weight, and without theta, each in a folder of its own in --out; compare them on the held-out inputs",
+    )
+    command.add_argument("--tensorboard", action="store_true", help="also write the losses as event files: tensorboard --logdir OUT")
     command.add_argument("--resume", action="store_true", help="continue the training in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the meta-model in --out")
 
@@ -208,19 +218,33 @@ def _embed(arguments: argparse.Namespace) -> None:
     if arguments.workers < 0:
         raise InputError(f"--workers {arguments.workers}: expected at least 0")
     config, population = _settings(arguments.set), Population(arguments.population)
-    identity = {"name": "embed", "population": str(population.path.resolve()), "config": dataclasses.asdict(config)}
+    models = sweep.settings(config, population) if arguments.sweep else {}
+    if arguments.tensorboard:
+        summary_writer()  # refuse before anything starts
+    identity = {
+        "name": "sweep" if arguments.sweep else "embed",
+        "population": str(population.path.resolve()),
+        "config": dataclasses.asdict(config),
+    }
     if not launched():
         check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
     with open_runtime(arguments.workers, arguments.address) as runtime:
         if runtime.leader:
             claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
         runtime.wait()
-        (meta,) = train_meta_models(
-            population, {arguments.out: config}, runtime,
-            skip_failed=arguments.skip_failed, activations=arguments.activations, precision=arguments.precision,
-        )  # fmt: skip
+        paths = [arguments.out / name for name in models] or [arguments.out]
+        with EventFiles(paths if arguments.tensorboard and runtime.leader else []) as events:
+            how = {
+                "skip_failed": arguments.skip_failed, "activations": arguments.activations, "precision": arguments.precision,
+                "look": events.update,
+            }  # fmt: skip
+            if models:
+                result = run_sweep(population, arguments.out, models, runtime, **how)
+            else:
+                (meta,) = train_meta_models(population, {arguments.out: config}, runtime, **how)
+                result = embed_result(meta)
         if runtime.leader:
-            write_json(arguments.out / RESULT, embed_result(meta))
+            write_json(arguments.out / RESULT, result)
             print(arguments.out / RESULT)
 
 

@@ -6,16 +6,18 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
 from dynamo_dist import analysis
-from dynamo_dist.analysis import averaging
+from dynamo_dist.analysis import averaging, sweep
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, merge
 from dynamo_dist.commit import read_lines, write_json
 from dynamo_dist.data import Dataset
@@ -28,7 +30,7 @@ from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.progress import duration, follow, say
 from dynamo_dist.recipes import Recipe
-from dynamo_dist.runtime import Runtime, open_runtime
+from dynamo_dist.runtime import LocalRuntime, Runtime, launched, open_runtime
 
 RESULT = "result.json"
 
@@ -80,9 +82,16 @@ def train_meta_model(
 
 
 def train_meta_models(
-    population: Population, configs: dict[Path, MetaModelConfig], runtime: Runtime, *, skip_failed: bool = False, **how: str
+    population: Population,
+    configs: dict[Path, MetaModelConfig],
+    runtime: Runtime,
+    *,
+    skip_failed: bool = False,
+    look: Callable[[], None] = lambda: None,
+    **how: str,
 ) -> list[MetaModel]:
-    """Train the meta-models that are not finished yet, in one go: workers start once. `how`: as in `TrainingJob`."""
+    """Train the meta-models that are not finished yet, in one go: workers start once. `look`: called in this process every few seconds
+    while they train; `how`: as in `TrainingJob`."""
     networks = {path: folder.prepare(path, population, config, skip_failed=skip_failed) for path, config in configs.items()}
     todo = [path for path in configs if not folder.is_finished(path)]
     if todo:
@@ -97,7 +106,12 @@ def train_meta_models(
             )
             for path in todo
         ]
-        with follow(lambda: _meta_progress(todo)):
+
+        def progress() -> str | None:
+            look()
+            return _meta_progress(todo)
+
+        with follow(progress):
             runtime.train(jobs)
         shutil.rmtree(cache, ignore_errors=True)
         for path in todo:
@@ -115,6 +129,30 @@ def embed_result(meta: MetaModel) -> dict[str, Any]:
         "losses": {name: value for name, value in last.items() if name not in ("seconds", "left")},
         "notes": json.loads((meta.path / folder.NOTES).read_text()),
         "config": dataclasses.asdict(meta.config),
+    }
+
+
+def run_sweep(population: Population, out: Path, models: dict[str, MetaModelConfig], runtime: Runtime, **how: Any) -> dict[str, Any] | None:
+    """Train the meta-models of a sweep (`sweep.settings`), each in `out/<name>`, and write `sweep.parquet`; returns what `result.json`
+    holds, and None in a process that does not lead. Finished models of an earlier call are kept. `how`: as for `train_meta_models`."""
+    metas = train_meta_models(population, {out / name: config for name, config in models.items()}, runtime, **how)
+    if not runtime.leader:
+        return None
+    # The processes of torchrun train only: the one that leads scores.
+    scores = _emulations(metas, LocalRuntime() if launched() else runtime, "held-out")
+    rows = [sweep.row(name, meta, score) for name, meta, score in zip(models, metas, scores, strict=True)]
+    pq.write_table(sweep.table(rows), out / "sweep.parquet")
+    say("sweep, on the held-out inputs; loss: hidden + output term with lambda = 1 for all; scores: medians over networks, and the lowest R^2")
+    print(sweep.text(rows), file=sys.stderr)
+    found = sweep.recommend(rows)
+    say(f"recommended: {found.reason}")
+    say(found.theta_reason)
+    return {
+        "networks": len(metas[0].network_ids),
+        "models": [dataclasses.asdict(row) for row in rows],
+        "recommended": dataclasses.asdict(found),
+        "notes": {name: json.loads((meta.path / folder.NOTES).read_text()) for name, meta in zip(models, metas, strict=True)},
+        "config": dataclasses.asdict(models[sweep.GIVEN]),
     }
 
 
@@ -175,13 +213,14 @@ class _Clock:
             write_json(self.path, self.seconds)
 
 
-def _emulations(metas: list[MetaModel], runtime: Runtime) -> list[Emulation]:
-    """Scores of every network under every meta-model, the networks of each shared out among the workers."""
+def _emulations(metas: list[MetaModel], runtime: Runtime, examples: str = "test") -> list[Emulation]:
+    """Scores of every network under every meta-model, the networks of each shared out among the workers. `examples`: as for
+    `emulate_shard`."""
     pieces = max(1, 2 * runtime.workers)  # two a worker: the slower ones balance, and progress shows
     jobs, owner = [], []
     for number, meta in enumerate(metas):
         for piece in range(min(pieces, len(meta.network_ids))):
-            jobs.append((str(meta.path.resolve()), meta.network_ids[piece::pieces]))
+            jobs.append((str(meta.path.resolve()), meta.network_ids[piece::pieces], examples))
             owner.append(number)
     parts: list[list[Emulation]] = [[] for _ in metas]
     for count, (index, part) in enumerate(map_jobs(runtime, emulate_shard, jobs, say), 1):
@@ -259,7 +298,6 @@ def _median(values: np.ndarray) -> float | None:
 def _write_networks(out: Path, population: Population, meta: MetaModel, score: Emulation, control: Emulation) -> None:
     """`networks.parquet`: what is known of every embedded network, a row each."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     table = population.table()
     row = {id: index for index, id in enumerate(table["id"].to_pylist())}

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from dynamo_dist.analysis.scores import R2, TaskScore, answers, places, targets
-from dynamo_dist.data import Output
+from dynamo_dist.data import Examples, Output
 from dynamo_dist.metamodel import MetaModel, loss
-from dynamo_dist.metamodel.shard import Member, members, trajectory
+from dynamo_dist.metamodel.shard import Member, members, split, trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,20 +89,28 @@ class Emulation:
         return share
 
 
-def emulate_shard(meta_path: str, ids: Sequence[str]) -> Emulation:
-    """Scores of these networks on the whole test part of their data sets."""
+def emulate_shard(meta_path: str, ids: Sequence[str], examples: str = "test") -> Emulation:
+    """Scores of these networks on the whole test part of their data sets; `examples="held-out"`: on the inputs without labels that
+    trained nothing; those count as unlabelled, so leave `score` alone there."""
     meta = MetaModel.open(meta_path)
     networks: list[NetworkScores] = []
     for (data, output), group in groupby(members(meta.population, ids), key=lambda member: (member.data, member.output)):
-        networks += _score(meta, data, output, list(group))
+        networks += _score(meta, data, output, list(group), _examples(meta, data, examples))
     place = {network.id: network for network in networks}
     return Emulation(networks=tuple(place[id] for id in ids))
 
 
+def _examples(meta: MetaModel, data: str, part: str) -> Examples:
+    """The test part of a data set, or what is held out of its inputs without labels."""
+    dataset = meta.population.datasets[data]
+    if part == "test":
+        return dataset.test
+    return dataset.meta.select(split(meta.config, len(dataset.meta))[1])
+
+
 @torch.no_grad()
-def _score(meta: MetaModel, data: str, output: Output, group: Sequence[Member]) -> Iterator[NetworkScores]:
+def _score(meta: MetaModel, data: str, output: Output, group: Sequence[Member], test: Examples) -> Iterator[NetworkScores]:
     """Scores of networks with the same inputs and the same output."""
-    test = meta.population.datasets[data].test
     stacks = [member.stack.networks.to(meta.dtype) for member in group]
     names = tuple(id for member in group for id in member.stack.ids)
     theta = meta.theta(names)

@@ -127,10 +127,14 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
         "run": ["--address", "--data", "--help", "--json", "--out", "--overwrite", "--resume", "--seeds", "--size", "--workers"],
         "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--resume", "--seed", "--workers"],
         "import": ["--data", "--help", "--out"],
+        "embed": [
+            "--activations", "--address", "--help", "--out", "--overwrite", "--precision", "--resume", "--set", "--skip-failed", "--sweep",
+            "--tensorboard", "--workers",
+        ],
         "import-data": ["--help", "--out"],
         "report": ["--help"],
         "recipes": ["--help"],
-    }
+    }  # fmt: skip
     assert all("example" in command.format_help() for command in commands.values())
 
 
