@@ -1,6 +1,5 @@
 """A trained meta-model."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -125,18 +124,32 @@ class MetaModel:
 
     def only_task(self) -> str:
         """Id of a network whose inputs and outputs all have. Raises `InputError` where they differ."""
-        kinds = {(spec.data, spec.target): id for id in reversed(self.network_ids) for spec in [self.population.spec(id)]}
-        answers = {(data, self.population.datasets[data].outputs[target]): id for (data, target), id in kinds.items()}
-        example = next(reversed(answers.values()))
-        if len(answers) > 1:
-            raise InputError(f"the networks of {self.path} have unlike inputs or outputs: say like=ID, for example like={example!r}")
-        return example
+        # One network of each kind stands for all: reading a million specifications one by one takes minutes.
+        specs = self.population.specs
+        code_N, _ = specs.codes("data", "target")
+        _, first = np.unique(code_N[[specs.row(id) for id in self.network_ids]], return_index=True)
+        ids = [self.network_ids[place] for place in np.sort(first)]
+        kinds = [(spec.data, self.population.datasets[spec.data].outputs[spec.target]) for spec in map(self.population.spec, ids)]
+        if len(set(kinds)) > 1:
+            raise InputError(f"the networks of {self.path} have unlike inputs or outputs: say like=ID, for example like={ids[0]!r}")
+        return ids[0]
 
     def embed(
         self, networks: "torch.nn.Module | Mapping[str, torch.nn.Module] | Sequence[torch.nn.Module] | Population", **options: Any
     ) -> "Embedded":
-        """Theta and V of networks that it has not seen, with everything else as it is; see `unseen.embed_modules` and, for a population,
-        `unseen.embed_population`, for the options."""
+        """Theta and V of networks that it has not seen, with everything else as it is.
+
+        `networks`: a trained module, several by id or in a sequence, or a population; see `unseen.embed_modules` and, for a population,
+        `unseen.embed_population`, for the options. The same networks get the same vectors, bit for bit.
+
+            meta = MetaModel.open("runs/mine/meta")
+            found = meta.embed(module)
+            theta = found.theta[0]                      # (D,)
+            found.hidden, found.output                  # what of its states and outputs is not explained there
+            nearest = meta.network_ids[np.linalg.norm(meta.embedding - theta, axis=1).argmin()]
+
+        Raises `InputError` where their inputs or outputs do not fit those of the meta-model.
+        """
         from dynamo_dist.metamodel.unseen import embed_modules, embed_population  # it builds on this file
 
         return (embed_population if isinstance(networks, Population) else embed_modules)(self, networks, **options)
@@ -153,7 +166,18 @@ class MetaModel:
     def network(self, theta: np.ndarray | Tensor, *, like: str | None = None) -> EmulatedRecurrent | EmulatedConvolutional:
         """The network at theta (D,) as a plain module that needs no meta-model: run it, `save` it, export it with `torch.export`.
 
-        `like`: id of a network whose inputs it reads and whose outputs it gives; needed where those of the population differ.
+        `like`: id of a network whose inputs it reads and whose outputs it gives; needed where those of the population differ. It has the
+        meta-model's dtype, its parameters can be trained, and it gives what `emulate` gives.
+
+            meta = MetaModel.open("runs/mine/meta")
+            network = meta.network(meta.embedding.mean(axis=0))        # the average of all networks
+            data = meta.population.data.test
+            states, outputs = network(data.inputs, data.lengths_N)     # (B, T, K), (B, C); real values and images: inputs.to(meta.dtype)
+            network.save("average")
+            again = load_network("average")                            # of dynamo_dist.metamodel.emulated
+            program = torch.export.export(network, (data.inputs, data.lengths_N))
+
+        Raises `InputError` for a theta of another length, an unknown `like`, or where it is needed and not given.
         """
         theta_D = torch.as_tensor(theta, dtype=self.dtype)
         if theta_D.shape != (self.config.dimensions,):
@@ -162,10 +186,7 @@ class MetaModel:
         data = self.population.datasets[spec.data]
         output = data.outputs[spec.target]
         if self.interface.images:
-            config = dataclasses.asdict(self.config)
-            return EmulatedConvolutional.at(
-                self.dynamics, theta_D, channels=self.interface.channels, outputs=self.interface.outputs, config=config
-            )
+            return EmulatedConvolutional.at(self.dynamics, theta_D, channels=data.input_shape[0], outputs=output.size, config=self.config)
         first = self.interface.first_id.get(spec.data)
         return EmulatedRecurrent.at(
             self.dynamics,
