@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from dynamo_dist.data.folder import open_folder
 from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import JobFailed
-from dynamo_dist.metamodel import MetaModelConfig
-from dynamo_dist.metamodel.training import Diverged
-from dynamo_dist.pipeline import RESULT, embed_result, run, train_meta_models
+from dynamo_dist.metamodel import MetaModelConfig, folder
+from dynamo_dist.metamodel.activations import WAYS
+from dynamo_dist.metamodel.training import PRECISIONS, Diverged
+from dynamo_dist.pipeline import RESULT, check_meta_models, embed_result, run, train_meta_models
 from dynamo_dist.population import Population
 from dynamo_dist.population.groups import read_groups, specs_of
 from dynamo_dist.population.imported import check_new
@@ -28,14 +30,21 @@ from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.population.store import group_means
 from dynamo_dist.progress import say
 from dynamo_dist.runfolder import check, claim
-from dynamo_dist.runtime import launched, open_runtime
+from dynamo_dist.runtime import open_runtime, restarted, workers_of
 
 
 class _Parser(argparse.ArgumentParser):
     """One sentence for a wrong command line too, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        _tell(f"{self.prog}: {message}; see {self.prog} --help")
+        self.exit(2)
+
+
+def _tell(message: str) -> None:
+    """On standard error; of the processes of a `torchrun`, which all find the same, one on every machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(message, file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train one meta-model of a population. Started by torchrun, its processes are the workers.",
         formatter_class=raw,
         epilog="example:\n  dynamo-dist embed runs/mine/population --out runs/mine-meta --set dimensions=6 --set steps=3000\n"
-        "  torchrun --nproc-per-node 2 --no-python dynamo-dist embed runs/mine/population --out runs/mine-meta\n\n"
+        "  torchrun --nproc-per-node 2 -m dynamo_dist.cli embed runs/mine/population --out runs/mine-meta\n\n"
         "settings and their defaults:\n  " + "\n  ".join(f"{f.name} = {f.default}" for f in dataclasses.fields(MetaModelConfig)),
     )
     command.add_argument("population", type=Path, help="folder of the population")
@@ -125,12 +134,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, default=2, help="Ray workers, one per GPU or CPU core; 0: this process; default 2")
     command.add_argument("--address", help="a running Ray cluster; default: a local one for this command")
     command.add_argument("--skip-failed", action="store_true", help="leave networks out whose files are missing or damaged")
-    command.add_argument("--activations", default="auto", help="of the base networks: recompute, cache, or auto (the faster); default auto")
+    command.add_argument("--activations", default="auto", choices=WAYS, help="of the base networks; auto: the faster of the others")
     command.add_argument(
-        "--precision", default="float32", help="float32, float64, or bfloat16 for the meta-model's recurrence; default float32"
+        "--precision", default="float32", choices=PRECISIONS, help="bfloat16: of the meta-model's recurrence alone; default float32"
     )
     command.add_argument("--resume", action="store_true", help="continue the training in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the meta-model in --out")
+    command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
 
     command = commands.add_parser(
         "report", help="write report.html of a finished run again", epilog="example: dynamo-dist report runs/valence"
@@ -208,20 +218,30 @@ def _embed(arguments: argparse.Namespace) -> None:
     if arguments.workers < 0:
         raise InputError(f"--workers {arguments.workers}: expected at least 0")
     config, population = _settings(arguments.set), Population(arguments.population)
-    identity = {"name": "embed", "population": str(population.path.resolve()), "config": dataclasses.asdict(config)}
-    if not launched():
-        check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+    how = {"activations": arguments.activations, "precision": arguments.precision}
+    identity = {
+        "name": "embed",
+        "population": str(population.path.resolve()),
+        "config": dataclasses.asdict(config),
+        "precision": arguments.precision,
+    }
+    # What torchrun starts again goes on, whatever the command line said at first.
+    folder_of = {"resume": arguments.resume or restarted(), "overwrite": arguments.overwrite and not restarted()}
+    check(arguments.out, identity, **folder_of)
+    sound = folder.sound_networks(population, skip_failed=arguments.skip_failed)
+    out = {arguments.out: config}
+    check_meta_models(population, out, sound, workers=workers_of(arguments.workers), replace=folder_of["overwrite"], **how)
     with open_runtime(arguments.workers, arguments.address) as runtime:
         if runtime.leader:
-            claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+            claim(arguments.out, identity, **folder_of)
         runtime.wait()
-        (meta,) = train_meta_models(
-            population, {arguments.out: config}, runtime,
-            skip_failed=arguments.skip_failed, activations=arguments.activations, precision=arguments.precision,
-        )  # fmt: skip
+        (meta,) = train_meta_models(population, out, runtime, sound=sound, **how)
         if runtime.leader:
-            write_json(arguments.out / RESULT, embed_result(meta))
+            result = embed_result(meta)
+            write_json(arguments.out / RESULT, result)
             print(arguments.out / RESULT)
+            if arguments.json:
+                print(json.dumps(result))
 
 
 def _report(folder: Path) -> None:
@@ -263,13 +283,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, make in recipes.RECIPES.items():
                 print(f"{name:14s} {make.__doc__.splitlines()[0]}")
     except InputError as error:
-        print(f"dynamo-dist: {error}", file=sys.stderr)
+        _tell(f"dynamo-dist: {error}")
         return 2
     except (JobFailed, Diverged) as error:
-        print(f"dynamo-dist: {error}; what was committed is kept", file=sys.stderr)
+        _tell(f"dynamo-dist: {error}; what was committed is kept")
         return 1
     except KeyboardInterrupt:
-        print("dynamo-dist: interrupted; what was committed is kept, continue with --resume", file=sys.stderr)
+        _tell("dynamo-dist: interrupted; what was committed is kept, continue with --resume")
         return 130
     return 0
 

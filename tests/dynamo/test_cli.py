@@ -128,6 +128,10 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
         "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--resume", "--seed", "--workers"],
         "import": ["--data", "--help", "--out"],
         "import-data": ["--help", "--out"],
+        "embed": [
+            "--activations", "--address", "--help", "--json", "--out", "--overwrite", "--precision", "--resume", "--set", "--skip-failed",
+            "--workers",
+        ],  # fmt: skip
         "report": ["--help"],
         "recipes": ["--help"],
     }
