@@ -14,13 +14,15 @@ def spec(id, data, *, cell="gru", hidden=7, target=None, name="data"):
     output = data.outputs[target]
     features = 5 if data.vocabulary else data.input_shape[0]
     architecture = Recurrent(
-        cell=cell, hidden=hidden, features=features, vocabulary=data.vocabulary or 0, outputs=output.size, every_step=output.every_step
+        cell=cell, hidden=hidden, features=features, vocabulary=data.vocabulary, outputs=output.size, every_step=output.every_step
     )
-    return NetworkSpec(id=id, group=cell, architecture=architecture, target=target, data=name, seed=sum(id.encode()))
+    return NetworkSpec(
+        id=id, group=cell, computation=cell, architecture=architecture, target=target, data=name, seed=sum(id.encode()), samples=1, batch=1
+    )
 
 
 def make_population(path, specs, data, *, nan=(), commit=lambda id: True):
-    """A population of these specifications; `nan`: ids of networks with a weight that is NaN; `commit`: false of an id leaves the chunk
+    """A population of these specifications; `nan`: ids of networks with a recurrent weight that is NaN; `commit`: false of an id leaves the chunk
     that it is in missing."""
     population = Population.create(path, specs, data, bytes_per_network=lambda spec, data: 1000)
     for chunk in population.remaining():
@@ -30,7 +32,7 @@ def make_population(path, specs, data, *, nan=(), commit=lambda id: True):
         networks = stack_class(own[0].architecture).initial(own[0].architecture, [one.seed for one in own])
         for row, one in enumerate(own):
             if one.id in nan:
-                next(iter(networks.tensors.values()))[row].view(-1)[0] = math.nan
+                networks.tensors["weight_hh"][row, 0, 0] = math.nan
         none = [None] * len(own)
         results = Results(
             loss=none, curve=[[]] * len(own), steps=[0] * len(own), accuracy=none, r2=none, failed_at=[-1] * len(own), failure=none

@@ -131,7 +131,7 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
         "embed": [
             "--activations", "--address", "--help", "--json", "--out", "--overwrite", "--precision", "--resume", "--set", "--skip-failed",
             "--workers",
-        ],  # fmt: skip
+        ],
         "report": ["--help"],
         "recipes": ["--help"],
     }
