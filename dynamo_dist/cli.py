@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,10 +18,11 @@ from dynamo_dist.data.folder import open_folder
 from dynamo_dist.data.imdb import import_imdb
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import JobFailed
-from dynamo_dist.metamodel import MetaModelConfig
+from dynamo_dist.metamodel import MetaModelConfig, folder
+from dynamo_dist.metamodel.activations import WAYS
 from dynamo_dist.metamodel.events import EventFiles, summary_writer
-from dynamo_dist.metamodel.training import Diverged
-from dynamo_dist.pipeline import RESULT, embed_result, run, run_sweep, train_meta_models
+from dynamo_dist.metamodel.training import PRECISIONS, Diverged
+from dynamo_dist.pipeline import RESULT, check_meta_models, embed_result, run, run_sweep, train_meta_models
 from dynamo_dist.population import Population
 from dynamo_dist.population.groups import read_groups, specs_of
 from dynamo_dist.population.imported import check_new
@@ -30,14 +32,21 @@ from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.population.store import group_means
 from dynamo_dist.progress import say
 from dynamo_dist.runfolder import check, claim
-from dynamo_dist.runtime import launched, open_runtime
+from dynamo_dist.runtime import open_runtime, restarted, workers_of
 
 
 class _Parser(argparse.ArgumentParser):
     """One sentence for a wrong command line too, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        _tell(f"{self.prog}: {message}; see {self.prog} --help")
+        self.exit(2)
+
+
+def _tell(message: str) -> None:
+    """On standard error; of the processes of a `torchrun`, which all find the same, one on every machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(message, file=sys.stderr)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train one meta-model of a population. Started by torchrun, its processes are the workers.",
         formatter_class=raw,
         epilog="example:\n  dynamo-dist embed runs/mine/population --out runs/mine-meta --set dimensions=6 --set steps=3000\n"
-        "  torchrun --nproc-per-node 2 --no-python dynamo-dist embed runs/mine/population --out runs/mine-meta\n"
+        "  torchrun --nproc-per-node 2 -m dynamo_dist.cli embed runs/mine/population --out runs/mine-meta\n"
         "  dynamo-dist embed runs/mine/population --out runs/mine-sweep --sweep --set steps=1000\n\n"
         "settings and their defaults:\n  " + "\n  ".join(f"{f.name} = {f.default}" for f in dataclasses.fields(MetaModelConfig)),
     )
@@ -128,9 +137,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, default=2, help="Ray workers, one per GPU or CPU core; 0: this process; default 2")
     command.add_argument("--address", help="a running Ray cluster; default: a local one for this command")
     command.add_argument("--skip-failed", action="store_true", help="leave networks out whose files are missing or damaged")
-    command.add_argument("--activations", default="auto", help="of the base networks: recompute, cache, or auto (the faster); default auto")
+    command.add_argument("--activations", default="auto", choices=WAYS, help="of the base networks; auto: the faster of the others")
     command.add_argument(
-        "--precision", default="float32", help="float32, float64, or bfloat16 for the meta-model's recurrence; default float32"
+        "--precision", default="float32", choices=PRECISIONS, help="bfloat16: of the meta-model's recurrence alone; default float32"
     )
     command.add_argument(
         "--sweep",
@@ -141,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--tensorboard", action="store_true", help="also write the losses as event files: tensorboard --logdir OUT")
     command.add_argument("--resume", action="store_true", help="continue the training in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the meta-model in --out")
+    command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
 
     command = commands.add_parser(
         "report", help="write report.html of a finished run again", epilog="example: dynamo-dist report runs/valence"
@@ -221,31 +231,35 @@ def _embed(arguments: argparse.Namespace) -> None:
     models = sweep.settings(config, population) if arguments.sweep else {}
     if arguments.tensorboard:
         summary_writer()  # refuse before anything starts
+    how = {"activations": arguments.activations, "precision": arguments.precision}
     identity = {
         "name": "sweep" if arguments.sweep else "embed",
         "population": str(population.path.resolve()),
         "config": dataclasses.asdict(config),
+        "precision": arguments.precision,
     }
-    if not launched():
-        check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+    # What torchrun starts again goes on, whatever the command line said at first.
+    folder_of = {"resume": arguments.resume or restarted(), "overwrite": arguments.overwrite and not restarted()}
+    check(arguments.out, identity, **folder_of)
+    sound = folder.sound_networks(population, skip_failed=arguments.skip_failed)
+    out = {arguments.out / name: own for name, own in models.items()} or {arguments.out: config}
+    check_meta_models(population, out, sound, workers=workers_of(arguments.workers), replace=folder_of["overwrite"], **how)
     with open_runtime(arguments.workers, arguments.address) as runtime:
         if runtime.leader:
-            claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+            claim(arguments.out, identity, **folder_of)
         runtime.wait()
-        paths = [arguments.out / name for name in models] or [arguments.out]
-        with EventFiles(paths if arguments.tensorboard and runtime.leader else []) as events:
-            how = {
-                "skip_failed": arguments.skip_failed, "activations": arguments.activations, "precision": arguments.precision,
-                "look": events.update,
-            }  # fmt: skip
+        with EventFiles(list(out) if arguments.tensorboard and runtime.leader else []) as events:
+            how |= {"sound": sound, "look": events.update}
             if models:
                 result = run_sweep(population, arguments.out, models, runtime, **how)
             else:
-                (meta,) = train_meta_models(population, {arguments.out: config}, runtime, **how)
+                (meta,) = train_meta_models(population, out, runtime, **how)
                 result = embed_result(meta)
         if runtime.leader:
             write_json(arguments.out / RESULT, result)
             print(arguments.out / RESULT)
+            if arguments.json:
+                print(json.dumps(result))
 
 
 def _report(folder: Path) -> None:
@@ -287,13 +301,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, make in recipes.RECIPES.items():
                 print(f"{name:14s} {make.__doc__.splitlines()[0]}")
     except InputError as error:
-        print(f"dynamo-dist: {error}", file=sys.stderr)
+        _tell(f"dynamo-dist: {error}")
         return 2
     except (JobFailed, Diverged) as error:
-        print(f"dynamo-dist: {error}; what was committed is kept", file=sys.stderr)
+        _tell(f"dynamo-dist: {error}; what was committed is kept")
         return 1
     except KeyboardInterrupt:
-        print("dynamo-dist: interrupted; what was committed is kept, continue with --resume", file=sys.stderr)
+        _tell("dynamo-dist: interrupted; what was committed is kept, continue with --resume")
         return 130
     return 0
 

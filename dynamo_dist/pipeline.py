@@ -23,7 +23,7 @@ from dynamo_dist.commit import read_lines, write_json
 from dynamo_dist.data import Dataset
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import map_jobs
-from dynamo_dist.metamodel import MetaModel, MetaModelConfig, folder
+from dynamo_dist.metamodel import MetaModel, MetaModelConfig, checkpoint, folder
 from dynamo_dist.metamodel.training import TrainingJob, partition
 from dynamo_dist.population import Population
 from dynamo_dist.population.scheduling import train_remaining
@@ -71,14 +71,40 @@ def train_meta_model(
     `skip_failed`: leave networks out whose files are missing or damaged, and say so; `activations`: of the base networks, `recompute`,
     `cache`, or `auto`, what is measured to be faster; `precision`: `float32`, `float64` or `bfloat16`.
     """
-    path, config = Path(out), config or MetaModelConfig()
-    ids = folder.prepare(path, population, config, skip_failed=skip_failed)
-    partition(population, ids, config, max(1, workers))  # refuse before anything starts
+    configs = {Path(out): config or MetaModelConfig()}
+    how = {"activations": activations, "precision": precision}
+    sound = folder.sound_networks(population, skip_failed=skip_failed)
+    check_meta_models(population, configs, sound, workers=workers, **how)
     with open_runtime(workers, address) as runtime:
-        (meta,) = train_meta_models(
-            population, {path: config}, runtime, skip_failed=skip_failed, activations=activations, precision=precision
-        )
+        (meta,) = train_meta_models(population, configs, runtime, sound=sound, **how)
     return meta
+
+
+def check_meta_models(
+    population: Population,
+    configs: dict[Path, MetaModelConfig],
+    sound: folder.Sound,
+    *,
+    workers: int,
+    replace: bool = False,
+    **how: str,
+) -> list[TrainingJob]:
+    """The work of training these meta-models. Raises `InputError` for what it would be refused for, before anything starts or is
+    written. `replace`: what the folders hold now does not count; `how`: as in `TrainingJob`."""
+    jobs = []
+    # Meta-models of one population share what its networks give.
+    how |= {"population": str(population.path.resolve()), "cache": str(_cache(configs).resolve())}
+    for path, config in configs.items():
+        jobs.append(TrainingJob(out=str(path.resolve()), config=config, **how))
+        own = folder.new_header(path, population, config, sound)
+        if not replace:
+            folder.check(path, own)
+        partition(population, sound.ids, config, max(1, workers))
+    return jobs
+
+
+def _cache(configs: dict[Path, MetaModelConfig]) -> Path:
+    return next(iter(configs)) / "activations"
 
 
 def train_meta_models(
@@ -86,37 +112,33 @@ def train_meta_models(
     configs: dict[Path, MetaModelConfig],
     runtime: Runtime,
     *,
-    skip_failed: bool = False,
+    sound: folder.Sound | None = None,
     look: Callable[[], None] = lambda: None,
     **how: str,
 ) -> list[MetaModel]:
-    """Train the meta-models that are not finished yet, in one go: workers start once. `look`: called in this process every few seconds
-    while they train; `how`: as in `TrainingJob`."""
-    networks = {path: folder.prepare(path, population, config, skip_failed=skip_failed) for path, config in configs.items()}
-    todo = [path for path in configs if not folder.is_finished(path)]
+    """Train the meta-models that are not finished yet, in one go: workers start once. `sound`: their networks, by default all that were
+    trained to their end; `look`: called in this process every few seconds while they train; `how`: as in `TrainingJob`."""
+    sound = sound or folder.sound_networks(population)
+    jobs = check_meta_models(population, configs, sound, workers=runtime.workers, **how)
+    if runtime.leader:
+        for path, config in configs.items():
+            folder.prepare(path, population, config, sound)
+            checkpoint.remove_leftovers(path)
+    runtime.wait()
+    todo = [path for path in configs if not folder.is_whole(path)]
     if todo:
-        for path in todo:
-            partition(population, networks[path], configs[path], max(1, runtime.workers))
         say(f"meta-models: {len(todo)} to train ({', '.join(path.name for path in todo)}), {configs[todo[0]].steps} steps each")
-        # Meta-models of one population share what its networks give.
-        cache = todo[0] / "activations"
-        jobs = [
-            TrainingJob(
-                population=str(population.path.resolve()), out=str(path.resolve()), config=configs[path], cache=str(cache.resolve()), **how
-            )
-            for path in todo
-        ]
 
         def progress() -> str | None:
             look()
             return _meta_progress(todo)
 
         with follow(progress):
-            runtime.train(jobs)
-        shutil.rmtree(cache, ignore_errors=True)
-        for path in todo:
-            for note in json.loads((path / folder.NOTES).read_text()):
-                say(f"{path.name}: {note}")
+            runtime.train([job for path, job in zip(configs, jobs, strict=True) if path in todo])
+    shutil.rmtree(_cache(configs), ignore_errors=True)
+    for path in todo:
+        for note in json.loads((path / folder.NOTES).read_text()):
+            say(f"{path.name}: {note}")
     return [MetaModel.open(path) for path in configs]
 
 

@@ -109,7 +109,7 @@ def imdb_architecture(*, size: str = "small", data: str | None = None) -> Recipe
     widths = {"tiny": (6, 8), "small": (32, 48)}[size]
     meta = {
         "tiny": MetaModelConfig(dimensions=3, hidden=16, steps=20),
-        "small": MetaModelConfig(dimensions=8, hidden=128, embedding=48, steps=1200, batch=12, learning_rate=3e-3),
+        "small": MetaModelConfig(dimensions=8, hidden=192, embedding=96, steps=3000, batch=12, learning_rate=5e-3),
     }[size]
 
     def group(cell: str, hidden: int) -> Group:

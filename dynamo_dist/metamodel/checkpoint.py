@@ -3,7 +3,7 @@
     step-000500/
       shared.safetensors      F~, G~, initial state, and their optimiser moments (`mean.`, `square.` before the name)
       networks-<r>.safetensors  theta, V and moments of the networks of one worker, one tensor per network: `<name>/<network id>`
-      state.json              step, best step so far and its held-out loss, whether training has ended
+      state.json              step, best step so far and its held-out loss, whether training has ended, workers, precision
       manifest.json           sizes and SHA-256
 
 What is private is keyed by network id, so another number of workers can read it.
@@ -41,16 +41,41 @@ def committed_steps(path: Path) -> list[int]:
 
 def newest_verified(path: Path) -> Path | None:
     """The newest checkpoint whose files are what was committed; a damaged one is passed over for the one before."""
-    return next((step_path(path, step) for step in reversed(committed_steps(path)) if damage(step_path(path, step)) is None), None)
+    return next((step_path(path, step) for step in reversed(committed_steps(path)) if damage_at(path, step) is None), None)
+
+
+def damage_at(path: Path, step: int) -> str | None:
+    """What is wrong with the checkpoint of a step; None when every file is what was committed."""
+    return damage(step_path(path, step))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `state.json` of a checkpoint holds."""
+    return json.loads((folder / "state.json").read_text())
 
 
 def remove_old(path: Path, *, keep: int) -> None:
-    """Keep the newest `KEPT` checkpoints and the one of step `keep`, and clear away what killed writers left."""
+    """Keep the newest `KEPT` checkpoints and the one of step `keep`."""
     for step in committed_steps(path)[:-KEPT]:
         if step != keep:
-            shutil.rmtree(step_path(path, step))
-    for leftover in path.glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
+            _remove(step_path(path, step))
+
+
+def remove_leftovers(path: Path) -> None:
+    """Clear away what killed writers left. Nobody may be writing."""
+    for leftover in path.glob(".*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint whole or not at all: under a leftover's name it is none any more."""
+    leftover = folder.with_name(f".{folder.name}.removed.tmp")
+    shutil.rmtree(leftover, ignore_errors=True)
+    folder.rename(leftover)
+    shutil.rmtree(leftover)
 
 
 def begin(path: Path, step: int) -> Path:
@@ -63,7 +88,7 @@ def finish(temporary: Path, path: Path, state: dict[str, Any]) -> None:
     (temporary / "state.json").write_text(json.dumps(state))
     final = step_path(path, state["step"])
     if final.exists():  # a damaged one that was passed over at the start
-        shutil.rmtree(final)
+        _remove(final)
     seal(temporary, final)
 
 
@@ -105,9 +130,8 @@ def read_private(folder: Path, ids: Iterable[str] | None = None) -> dict[str, Te
     return tensors
 
 
-def restore(folder: Path, shard: Shard) -> dict[str, Any]:
-    """Put a checkpoint's parameters and moments back, for the networks that this worker has now; returns its state."""
-    state = json.loads((folder / "state.json").read_text())
+def restore(folder: Path, shard: Shard, step: int) -> None:
+    """Put the parameters and moments of the checkpoint of a step back, for the networks that this worker has now."""
     owners = {id(p): optimiser for optimiser in shard.optimisers for p in optimiser.param_groups[0]["params"]}
 
     @torch.no_grad()
@@ -115,7 +139,7 @@ def restore(folder: Path, shard: Shard) -> dict[str, Any]:
         parameter.copy_(value)
         if mean is not None:
             owners[id(parameter)].state[parameter] = {
-                "step": torch.tensor(float(state["step"]), device=parameter.device),
+                "step": torch.tensor(float(step), device=parameter.device),
                 "exp_avg": mean.to(parameter.device, copy=True),
                 "exp_avg_sq": square.to(parameter.device, copy=True),
             }
@@ -130,4 +154,3 @@ def restore(folder: Path, shard: Shard) -> dict[str, Any]:
             for prefix in ("", "mean.", "square.")
         )
         put(parameter, value, mean, square)
-    return state

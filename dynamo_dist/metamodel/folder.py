@@ -1,7 +1,7 @@
 """The folder of a meta-model.
 
 meta/
-  meta.json          format, config, where its population lies, chunks of it that are left out
+  meta.json          format, config, where its population lies, how many networks it is of, chunks that are left out
   notes.json         what was left out in training and how base activations are had, one sentence each
   progress.jsonl     losses along training; metrics.parquet: the same as a table
   step-<n>/          checkpoints (see `checkpoint.py`)
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynamo_dist.commit import Corrupted, damage, write_json
+from dynamo_dist.commit import Corrupted, write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint
 from dynamo_dist.metamodel.config import MetaModelConfig
@@ -40,8 +40,16 @@ def config_of(path: Path) -> MetaModelConfig:
     return MetaModelConfig(**header(path)["config"])
 
 
-def sound_networks(population: Population, *, skip_failed: bool = False) -> tuple[tuple[str, ...], list[str]]:
-    """Ids of the networks that a meta-model can emulate, and names of the chunks that are left out because they are damaged.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sound:
+    """The networks of a population that a meta-model can emulate, and the names of the chunks that are left out, because damaged."""
+
+    ids: tuple[str, ...]
+    skipped_chunks: tuple[str, ...]
+
+
+def sound_networks(population: Population, *, skip_failed: bool = False) -> Sound:
+    """The networks that a meta-model can emulate.
 
     Networks that failed in training are left out always; what is missing or damaged only with `skip_failed`. Otherwise `InputError`
     names it. Every file is verified.
@@ -63,7 +71,7 @@ def sound_networks(population: Population, *, skip_failed: bool = False) -> tupl
         say(f"meta-model: {len(population) - len(ids)} of {len(population)} networks are left out (failed, missing or damaged)")
     for wrong in damaged.values():
         say(f"meta-model: left out: {wrong}")
-    return ids, sorted(damaged)
+    return Sound(ids=ids, skipped_chunks=tuple(sorted(damaged)))
 
 
 def interface_of(population: Population, ids: Sequence[str], config: MetaModelConfig) -> Interface:
@@ -74,37 +82,57 @@ def interface_of(population: Population, ids: Sequence[str], config: MetaModelCo
     return Interface.of(datasets, [(id, datasets[spec.data].outputs[spec.target]) for id, spec in specs], config)
 
 
-def prepare(path: Path, population: Population, config: MetaModelConfig, *, skip_failed: bool = False) -> tuple[str, ...]:
-    """Lay down the folder of a meta-model to be trained, or accept the one that is there if it is the same; returns the networks that it
-    is of. Raises `InputError` for a population that it cannot emulate."""
-    ids, skipped = sound_networks(population, skip_failed=skip_failed)
-    interface = interface_of(population, ids, config)
-    path.mkdir(parents=True, exist_ok=True)
-    own = {
+def new_header(path: Path, population: Population, config: MetaModelConfig, sound: Sound) -> dict[str, Any]:
+    """What `meta.json` of a meta-model of these networks is to hold. Raises `InputError` where they do not fit together."""
+    return {
         "format": FORMAT,
         "config": dataclasses.asdict(config),
         "population": os.path.relpath(population.path.resolve(), path.resolve()),
-        "skipped_chunks": skipped,
-        "interface": dataclasses.asdict(interface),
+        "networks": len(sound.ids),
+        "skipped_chunks": list(sound.skipped_chunks),
+        "interface": dataclasses.asdict(interface_of(population, sound.ids, config)),
     }
-    if (path / "meta.json").exists():
-        if header(path) != own:
-            raise InputError(f"{path} holds a meta-model of another configuration or population; choose another folder")
-        return ids
-    write_json(path / "meta.json", own)
-    return ids
+
+
+def check(path: Path, own: dict[str, Any]) -> bool:
+    """Whether the folder is that of the meta-model with this header already. Raises `InputError` when it is that of another one."""
+    if not (path / "meta.json").exists():
+        return False
+    if header(path) != own:
+        raise InputError(
+            f"{path} holds a meta-model of another configuration, or of another population or other networks of it; choose another folder"
+        )
+    return True
+
+
+def prepare(path: Path, population: Population, config: MetaModelConfig, sound: Sound | None = None) -> None:
+    """Lay down the folder of a meta-model to be trained, or accept the one that is there if it is the same; `sound`: its networks, by
+    default all that were trained to their end. Raises `InputError` for a population that it cannot emulate."""
+    own = new_header(path, population, config, sound or sound_networks(population))
+    if not check(path, own):
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "meta.json", own)
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a prepared folder holds verified checkpoints of its end and of what is opened."""
+    """Whether a prepared folder holds a verified checkpoint of the end of its training."""
     newest = checkpoint.newest_verified(path)
-    if newest is None:
-        return False
-    state = json.loads((newest / "state.json").read_text())
-    return state["finished"] and damage(checkpoint.step_path(path, state["best"]["step"])) is None
+    return newest is not None and checkpoint.read_state(newest)["finished"]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether training has ended, and the checkpoint that is opened is what was committed."""
+    return is_finished(path) and checkpoint.damage_at(path, _best_step(path)) is None
 
 
 def final_checkpoint(path: Path) -> Path:
-    """The checkpoint of a finished meta-model that did best on the held-out inputs."""
-    state = json.loads((checkpoint.newest_verified(path) / "state.json").read_text())
-    return checkpoint.step_path(path, state["best"]["step"])
+    """The checkpoint of a finished meta-model that did best on the held-out inputs, verified. Raises `Corrupted` when it is damaged."""
+    step = _best_step(path)
+    wrong = checkpoint.damage_at(path, step)
+    if wrong:
+        raise Corrupted(f"{wrong}; train the meta-model again with --resume: its newest checkpoint then takes the place of this one")
+    return checkpoint.step_path(path, step)
+
+
+def _best_step(path: Path) -> int:
+    return checkpoint.read_state(checkpoint.newest_verified(path))["best"]["step"]

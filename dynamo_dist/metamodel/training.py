@@ -4,16 +4,18 @@ The whole population in one process is the case of one worker: the oracle.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dynamo_dist.commit import read_lines, write_json
+from dynamo_dist.commit import append_line, read_lines, write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint
 from dynamo_dist.metamodel.activations import WAYS
@@ -34,7 +36,7 @@ PRECISIONS = ("float32", "float64", "bfloat16")
 
 
 class Diverged(RuntimeError):
-    """The loss or its gradient is not finite. The last checkpoint is from before that."""
+    """The loss, the parameters or the held-out loss are not finite. The last checkpoint is from before that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,11 @@ class TrainingJob:
     activations: str = "auto"
     # Folder for a cache of base activations; "": the one of the meta-model. Whoever starts the training removes it.
     cache: str = ""
+
+    def __post_init__(self) -> None:
+        for field, choices in (("precision", PRECISIONS), ("activations", WAYS)):
+            if getattr(self, field) not in choices:
+                raise InputError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(choices)}")
 
 
 def partition(population: Population, ids: Sequence[str], config: MetaModelConfig, workers: int) -> list[tuple[str, ...]]:
@@ -83,46 +90,34 @@ def _cost(population: Population, id: str, config: MetaModelConfig) -> float:
 def train_shard(job: TrainingJob, *, group: Group, after_step: Callable[[int], None] = lambda step: None) -> None:
     """Train one worker's shard to the end, from the newest verified checkpoint in `job.out` if there is one.
 
-    Raises `Diverged` before the update that would have used a gradient that is not finite; the last checkpoint stays.
+    Raises `Diverged` before the update that would have used a loss that is not finite, and before a checkpoint of parameters or of a
+    held-out loss that are not; the last checkpoint stays. Every worker raises it, and every `InputError`, at the same place.
     """
     path, config = Path(job.out), job.config
-    if job.precision not in PRECISIONS:
-        raise InputError(f"precision={job.precision!r}: expected one of {', '.join(PRECISIONS)}")
     shard = open_shard(job, group)
-
-    # Worker 0 looks, all follow: they must not resume from different steps.
-    newest = group.gather(str(checkpoint.newest_verified(path) or ""))[0]
-    state = {"step": 0, "best": None, "finished": False}
-    if newest:
-        state = checkpoint.restore(Path(newest), shard)
+    state = _resume(job, shard, group)
     record = path / PROGRESS
-    if group.rank == 0 and record.exists():
-        kept = [line for line in read_lines(record) if line["step"] <= state["step"]]
-        record.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     began, start = time.monotonic(), state["step"]
     while not state["finished"]:
         terms = shard.backward(state["step"], group)
         if not bool(torch.isfinite(terms).all()):
-            raise Diverged(
-                f"the meta-model's loss is not finite at step {state['step']}: nothing was updated; the newest checkpoint in {path} is sound. "
-                f"Lower learning_rate={config.learning_rate} and train again"
-            )
+            raise _diverged(job, f"loss is not finite at step {state['step']}")
         shard.update(state["step"])
         state["step"] = done = state["step"] + 1
         line = {}
         if done % config.checkpoint_every == 0 or done == config.steps:
-            state, line = _judge(state, config, shard, group)
+            _check_parameters(job, shard, done, group)
+            state, line = _judge(state, job, shard, group)
         if group.rank == 0 and (done % 25 == 0 or line or state["finished"]):
             seconds = time.monotonic() - began
             line = {
                 "step": done, "steps": config.steps, **dict(zip(("loss", "hidden", "output"), terms.tolist(), strict=True)), **line,
                 "seconds": round(seconds, 3), "left": round(seconds / (done - start) * (config.steps - done), 3),
             }  # fmt: skip
-            with open(record, "a") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(record, line)
         if done % config.checkpoint_every == 0 or state["finished"]:
-            _commit(path, state, shard, group)
+            _commit(job, state, shard, group)
         after_step(done)
 
 
@@ -133,21 +128,31 @@ def open_shard(job: TrainingJob, group: Group) -> Shard:
     about = header(path)
     ids = population.sound_ids(without=about["skipped_chunks"])
     own = partition(population, ids, config, group.size)[group.rank]
-    shard = Shard(
-        members(population, own),
-        {name: data.meta for name, data in population.datasets.items()},
-        Interface(**about["interface"]),
-        config,
-        dtype=torch.float64 if job.precision == "float64" else torch.float32,
-        device=group.device,
-        products=torch.bfloat16 if job.precision == "bfloat16" else None,
-    )
-    if shard.interface.vocabulary and config.word_vectors == "networks":
-        shard.dynamics.start_words(word_vectors(population, ids, shard.interface, config))
+
+    def build() -> Shard:
+        shard = Shard(
+            members(population, own),
+            {name: data.meta for name, data in population.datasets.items()},
+            Interface(**about["interface"]),
+            config,
+            dtype=torch.float64 if job.precision == "float64" else torch.float32,
+            device=group.device,
+            products=torch.bfloat16 if job.precision == "bfloat16" else None,
+        )
+        if shard.interface.vocabulary and config.word_vectors == "networks":
+            shard.dynamics.start_words(word_vectors(population, ids, shard.interface, config))
+        return shard
+
+    shard = _together(group, build)
     reports = [json.loads(text) for text in group.gather(json.dumps({"networks": shard.networks, "excluded": shard.excluded}))]
     shard.networks = sum(report["networks"] for report in reports)
     if not shard.networks:
         raise InputError(f"{population.path}: no network has finite states and outputs on the inputs without labels")
+    if not all(report["networks"] for report in reports):
+        raise InputError(
+            f"{population.path}: a worker of {group.size} has only networks whose states or outputs are not finite numbers; "
+            "use fewer workers"
+        )
     notes = [f"left out: {sentence}" for report in reports for sentence in report["excluded"]]
     notes += _choose_activations(job, shard, group)
     if group.rank == 0:
@@ -155,33 +160,95 @@ def open_shard(job: TrainingJob, group: Group) -> Shard:
     return shard
 
 
+def _together(group: Group, work: Callable[[], Any]) -> Any:
+    """What `work` returns. An `InputError` of one worker is raised by all: the others would wait for it until they time out."""
+    result, wrong = None, ""
+    try:
+        result = work()
+    except InputError as error:
+        wrong = str(error)
+    for text in group.gather(wrong):
+        if text:
+            raise InputError(text)
+    return result
+
+
 def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[str]:
     """How base activations are had, one sentence. Worker 0 measures; all do alike, and so does a resumed run: both ways round
     differently, and a resumed run must end where an undisturbed one does."""
     record = Path(job.out) / "activations.json"
     known = json.loads(record.read_text()) if record.exists() else {"how": job.activations, "why": None}
-    if job.activations not in WAYS:
-        raise InputError(f"activations={job.activations!r}: expected one of {', '.join(WAYS)}")
     if group.device.type != "cpu" and known["how"] != "recompute":
         known = {"how": "recompute", "why": "base activations recomputed: on a GPU they are not moved there and back"}
+
+    def choose() -> tuple[str, str]:
+        return shard.choose_activations(known["how"], Path(job.cache or job.out), job.config.steps)
+
+    chosen = _together(group, lambda: choose() if group.rank == 0 else None)
     if group.rank == 0:
-        chosen, why = shard.choose_activations(known["how"], Path(job.cache or job.out), job.config.steps)
-        known = {"how": chosen, "why": known["why"] or why}
+        known = {"how": chosen[0], "why": known["why"] or chosen[1]}
         write_json(record, known)
     known = json.loads(group.gather(json.dumps(known))[0])
-    if group.rank != 0:
-        shard.choose_activations(known["how"], Path(job.cache or job.out), job.config.steps)
-    group.gather("")  # the slowest one may be filling its cache: nobody waits for it within a step
+    # The slowest one may be filling its cache: nobody waits for it within a step.
+    _together(group, lambda: choose() if group.rank != 0 else None)
     return [known["why"]]
 
 
-def _judge(state: dict, config: MetaModelConfig, shard: Shard, group: Group) -> tuple[dict, dict]:
+def _resume(job: TrainingJob, shard: Shard, group: Group) -> dict:
+    """Put the newest verified checkpoint into the shard, if there is one, and make the folder fit it; returns where training stands."""
+    path = Path(job.out)
+    # Worker 0 looks, all follow: they must not resume from different steps.
+    newest = group.gather(str(checkpoint.newest_verified(path) or "") if group.rank == 0 else "")[0]
+    state = checkpoint.read_state(Path(newest)) if newest else {"step": 0, "best": None, "finished": False}
+    if newest:
+        if state["precision"] != job.precision:
+            raise InputError(f"{path} was trained with precision {state['precision']}: continue it with that, not with {job.precision}")
+        checkpoint.restore(Path(newest), shard, state["step"])
+    if group.rank == 0:
+        checkpoint.remove_leftovers(path)
+        if (path / PROGRESS).exists():
+            _forget_steps_after(path / PROGRESS, state["step"])
+            _write_metrics(path)
+    best_is_lost = newest and checkpoint.damage_at(path, state["best"]["step"]) is not None
+    if group.gather(str(best_is_lost) if group.rank == 0 else "")[0] == "True":
+        # Nothing can bring it back but training from the start: the one that is here takes its place.
+        judged, _ = _judge({**state, "best": None}, job, shard, group)
+        state = {**judged, "finished": state["finished"]}
+        _commit(job, state, shard, group)
+    return state
+
+
+def _forget_steps_after(record: Path, step: int) -> None:
+    """They are done again. A reader sees the old record or the new one."""
+    new = record.with_name(f".{record.name}.tmp")
+    new.write_text("".join(json.dumps(line) + "\n" for line in read_lines(record) if line["step"] <= step))
+    new.replace(record)
+
+
+def _diverged(job: TrainingJob, what: str) -> Diverged:
+    newest = checkpoint.newest_verified(Path(job.out))
+    kept = f"keeps the checkpoint {newest.name}" if newest else "has no checkpoint yet"
+    return Diverged(
+        f"the meta-model's {what}; {job.out} {kept}: train it again in a new folder with a learning_rate below {job.config.learning_rate}"
+    )
+
+
+def _check_parameters(job: TrainingJob, shard: Shard, done: int, group: Group) -> None:
+    """Raise `Diverged` where a finite loss had a gradient that was not: the next loss would show it, but a checkpoint comes first."""
+    finite = all(bool(torch.isfinite(parameter).all()) for parameter in (*shard.shared, *shard.own))
+    if "False" in group.gather(str(finite)):
+        raise _diverged(job, f"parameters are not finite after step {done}")
+
+
+def _judge(state: dict, job: TrainingJob, shard: Shard, group: Group) -> tuple[dict, dict]:
     """The state after a checkpoint's look at the held-out inputs, and what the record shows of it."""
-    done = state["step"]
+    done, config = state["step"], job.config
     finished = done == config.steps
     if not config.held_out:
         return {**state, "best": {"step": done, "loss": None}, "finished": finished}, {}
     loss, hidden, output = shard.held_out_loss(group)
+    if not math.isfinite(loss):
+        raise _diverged(job, f"held-out loss is not finite after step {done}")
     best = state["best"]
     if best is None or loss < best["loss"]:
         best = {"step": done, "loss": loss}
@@ -191,22 +258,24 @@ def _judge(state: dict, config: MetaModelConfig, shard: Shard, group: Group) -> 
     return {**state, "best": best, "finished": finished}, shown
 
 
-def _commit(path: Path, state: dict, shard: Shard, group: Group) -> None:
+def _commit(job: TrainingJob, state: dict, shard: Shard, group: Group) -> None:
     """Every worker writes its networks into one temporary folder; worker 0 writes what is shared and commits."""
+    path = Path(job.out)
     temporary = Path(group.gather(str(checkpoint.begin(path, state["step"])) if group.rank == 0 else "")[0])
     checkpoint.save_private(temporary, group.rank, shard)
     if group.rank == 0:
         checkpoint.save_shared(temporary, shard)
     group.gather("")  # all have written
     if group.rank == 0:
-        checkpoint.finish(temporary, path, {**state, "workers": group.size})
-        checkpoint.remove_old(path, keep=state["best"]["step"])
+        # Before the commit: when the last one is there, so is all that belongs to it.
         _write_metrics(path)
+        checkpoint.finish(temporary, path, {**state, "workers": group.size, "precision": job.precision})
+        checkpoint.remove_old(path, keep=state["best"]["step"])
     group.gather("")  # nobody goes on before it is committed
 
 
 def _write_metrics(path: Path) -> None:
     """The record as a table, for those who plot."""
-    new = path / f".{METRICS}.new"
+    new = path / f".{METRICS}.tmp"
     pq.write_table(pa.Table.from_pylist(read_lines(path / PROGRESS), schema=_METRICS), new)
     new.replace(path / METRICS)

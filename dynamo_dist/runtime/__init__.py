@@ -1,12 +1,13 @@
 """Where work runs: in this process (`LocalRuntime`, the oracle), or on Ray (`RayRuntime`, the only code that imports it)."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from dynamo_dist.metamodel.training import TrainingJob
 from dynamo_dist.runtime.local import LocalRuntime
-from dynamo_dist.runtime.torchrun import TorchrunRuntime, launched
+from dynamo_dist.runtime.torchrun import TorchrunRuntime, launched, restarted
 
 
 class Runtime(Protocol):
@@ -27,6 +28,11 @@ class Runtime(Protocol):
         """Train or continue meta-models, one after the other, each on `workers` workers together."""
 
 
+def workers_of(workers: int) -> int:
+    """Workers of the runtime that `open_runtime(workers)` would open."""
+    return int(os.environ["WORLD_SIZE"]) if launched() else workers
+
+
 def open_runtime(workers: int, address: str | None = None) -> Runtime:
     """A context manager: `LocalRuntime` for 0 workers, else Ray; with `address`, on a running cluster. In a process that `torchrun`
     started: its process group, whatever `workers` says."""
@@ -39,4 +45,4 @@ def open_runtime(workers: int, address: str | None = None) -> Runtime:
     return RayRuntime(workers, address)
 
 
-__all__ = ["LocalRuntime", "Runtime", "launched", "open_runtime"]
+__all__ = ["LocalRuntime", "Runtime", "open_runtime", "restarted", "workers_of"]

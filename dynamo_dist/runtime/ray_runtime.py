@@ -15,7 +15,7 @@ from typing import Any
 from dynamo_dist.allocator import ENVIRONMENT
 from dynamo_dist.commit import write_json
 from dynamo_dist.errors import InputError
-from dynamo_dist.jobs import LOST, MEMORY, Failure, attempt
+from dynamo_dist.jobs import ATTEMPTS, LOST, MEMORY, Failure, JobFailed, attempt
 from dynamo_dist.metamodel.training import Diverged, TrainingJob, train_shard
 from dynamo_dist.progress import say
 from dynamo_dist.runtime.collective import TIMEOUT, Collective, own_device
@@ -30,13 +30,15 @@ try:
     import ray
     import ray.train
     from ray.exceptions import ActorUnavailableError, RayActorError
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 except ImportError as error:
     raise InputError(f"workers need Ray ({error}): pip install 'dynamo-jordan[ray]', or use --workers 0 for one process") from None
 
 # What a worker leaves for the command when trying again would be of no use.
 FAILURE = "failed.json"
+# How often Ray Train tries to start all workers, 60 s each time, before the command gives up: a node that is gone may not come back.
+STARTS = 10
 
 
 class _Worker:
@@ -207,15 +209,27 @@ class RayRuntime:
             ),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=int(TIMEOUT.total_seconds())),
             run_config=RunConfig(
-                name=f"meta-{secrets.token_hex(4)}", storage_path=str(records), failure_config=FailureConfig(max_failures=2)
+                name=f"meta-{secrets.token_hex(4)}",
+                storage_path=str(records),
+                # A lost worker ends them all; as many start again from the newest checkpoint. The number stays (Ray Train could also go
+                # on with fewer): sums keep their order, so the result is that of an undisturbed run, and Ray Train's growing again would
+                # throw away steps. Fewer workers continue with --resume.
+                failure_config=FailureConfig(max_failures=ATTEMPTS - 1, controller_failure_limit=STARTS),
             ),
         )
         try:
             _in_thread(trainer.fit)
+        except TrainingFailedError as error:
+            failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+            raise JobFailed(
+                f"the workers of a meta-model failed {ATTEMPTS} times or could not be started; the last reason: "
+                f"{str(failures[0]).strip().splitlines()[-1]}; continue with --resume, on fewer workers if some are gone for good"
+            ) from None
         finally:
             shutil.rmtree(records, ignore_errors=True)
         for job in jobs:
             failure = Path(job.out) / FAILURE
             if failure.exists():
                 record = json.loads(failure.read_text())
+                failure.unlink()
                 raise (Diverged if record["diverged"] else InputError)(record["message"])

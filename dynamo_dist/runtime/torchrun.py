@@ -18,6 +18,11 @@ def launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def restarted() -> bool:
+    """Whether `torchrun --max-restarts` started it again after a worker was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 class TorchrunRuntime:
     """The process group that `torchrun` describes in the environment. Use as a context manager."""
 

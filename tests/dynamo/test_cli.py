@@ -102,7 +102,8 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path, capsys):
 
 def test_wrong_input_is_one_sentence_and_touches_nothing(tmp_path, capsys):
     out = tmp_path / "out"
-    assert "unknown recipe 'valance': the recipes are valence, imdb-amount" in refused(capsys, "run", "valance", "--out", out)
+    known = ", ".join(recipes.RECIPES)
+    assert f"unknown recipe 'valance': the recipes are {known}" in refused(capsys, "run", "valance", "--out", out)
     assert "unknown size 'huge': the sizes are tiny, small" in refused(capsys, "run", "valence", "--size", "huge", "--out", out)
     assert "needs --data DIR" in refused(capsys, "run", "imdb-amount", "--out", out)
     assert "nowhere: no such folder" in refused(capsys, "run", "imdb-amount", "--data", tmp_path / "nowhere", "--out", out)
@@ -128,8 +129,8 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
         "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--resume", "--seed", "--workers"],
         "import": ["--data", "--help", "--out"],
         "embed": [
-            "--activations", "--address", "--help", "--out", "--overwrite", "--precision", "--resume", "--set", "--skip-failed", "--sweep",
-            "--tensorboard", "--workers",
+            "--activations", "--address", "--help", "--json", "--out", "--overwrite", "--precision", "--resume", "--set", "--skip-failed",
+            "--sweep", "--tensorboard", "--workers",
         ],
         "import-data": ["--help", "--out"],
         "report": ["--help"],
@@ -185,7 +186,7 @@ def listen_to_interrupts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["population: 0/8 done", "meta-models: workers are starting", "): step"])
+@pytest.mark.parametrize("when", ["8 of 8 networks to train", "meta-models: workers are starting", "): step"])
 def test_interrupt_stops_workers_and_ray_and_the_run_can_be_resumed(tmp_path, when):
     before = ray_processes()
     out = tmp_path / "out"

@@ -302,10 +302,22 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(population, tmp_
 
 
 def test_a_loss_that_turns_nan_stops_before_the_update(population, tmp_path):
-    config = dataclasses.replace(CONFIG, learning_rate=1e200, steps=30, checkpoint_every=1)
-    with pytest.raises(Diverged, match="not finite at step"):
-        train_shard(job(population, tmp_path, config), group=Alone())
-    assert checkpoint.newest_verified(tmp_path) is not None
+    class Killed(Exception):
+        pass
+
+    def kill(step):
+        if step == 3:
+            raise Killed
+
+    config = dataclasses.replace(CONFIG, steps=30, checkpoint_every=1)
+    with pytest.raises(Killed):
+        train_shard(job(population, tmp_path, config), group=Alone(), after_step=kill)
+    wild = dataclasses.replace(job(population, tmp_path, config), config=dataclasses.replace(config, learning_rate=1e200))
+    with pytest.raises(Diverged, match=f"not finite a.* step 4; {tmp_path} keeps the checkpoint step-00000003: train it again in a new"):
+        train_shard(wild, group=Alone())
+    newest = checkpoint.newest_verified(tmp_path)
+    assert newest == checkpoint.step_path(tmp_path, 3)
+    assert all(torch.isfinite(t).all() for t in (*checkpoint.read_shared(newest).values(), *checkpoint.read_private(newest).values()))
 
 
 @pytest.mark.parametrize("kind", ["linear", "affine", "mlp"])
