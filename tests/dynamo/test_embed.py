@@ -262,7 +262,7 @@ def test_a_worker_without_a_sound_network_is_told_to_all(valence, tmp_path):
     population = make_population(tmp_path / "p", [spec(f"gru {n}", valence) for n in range(2)], valence, nan=("gru 1",))
     folder.prepare(tmp_path / "meta", population, CONFIG)
     job = TrainingJob(population=str(population.path), out=str(tmp_path / "meta"), config=CONFIG, activations="recompute")
-    with pytest.raises(InputError, match="a worker of 2 has only networks whose states or outputs are not finite .*; use fewer workers"):
+    with pytest.raises(InputError, match=r"a worker of 2 has only networks whose states or outputs are not finite .*; use fewer workers"):
         Threads(2).run(lambda group: train_shard(job, group=group))
 
 
