@@ -20,7 +20,11 @@ def launched() -> bool:
 
 def restarted() -> bool:
     """Whether `torchrun --max-restarts` started it again after a worker was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 class TorchrunRuntime:
@@ -33,7 +37,11 @@ class TorchrunRuntime:
         device = own_device()
         if device.type == "cpu":
             torch.set_num_threads(1)
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        store, rank, size = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))
+        # After a restart torchrun's store still holds the addresses of the processes that died (torch 2.13): each start has its own part.
+        store = torch.distributed.PrefixStore(f"start-{_restarts()}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         self.group = Collective(device)
         return self
 

@@ -256,6 +256,16 @@ def test_networks_with_nan_weights_are_left_out_and_told(valence, tmp_path, caps
     assert f"{population.path}: no network has finite states and outputs" in message
 
 
+def test_a_worker_without_a_sound_network_is_told_to_all(valence, tmp_path):
+    from test_metamodel import Threads
+
+    population = make_population(tmp_path / "p", [spec(f"gru {n}", valence) for n in range(2)], valence, nan=("gru 1",))
+    folder.prepare(tmp_path / "meta", population, CONFIG)
+    job = TrainingJob(population=str(population.path), out=str(tmp_path / "meta"), config=CONFIG, activations="recompute")
+    with pytest.raises(InputError, match=r"a worker of 2 has only networks whose states or outputs are not finite .*; use fewer workers"):
+        Threads(2).run(lambda group: train_shard(job, group=group))
+
+
 def test_foreign_and_old_folders_are_refused(seven, tmp_path, capsys, nothing_starts):
     foreign = tmp_path / "thesis"
     foreign.mkdir()
@@ -449,6 +459,17 @@ def test_help_has_the_form_for_torchrun():
     assert "torchrun --nproc-per-node 2 -m dynamo_dist.cli embed " in command.parser()._subparsers._group_actions[0].choices[
         "embed"
     ].format_help()
+
+
+def test_what_torchrun_starts_again_goes_on(seven, tmp_path, monkeypatch):
+    """`torchrun --max-restarts` repeats the command as it was given: with --overwrite, or without --resume."""
+    arguments = embed(seven.path, tmp_path, "--workers", 0)
+    assert main(arguments) == 0
+    before = (tmp_path / "progress.jsonl").read_text()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    for more in ([], ["--overwrite"]):
+        assert main([*arguments, *more]) == 0
+        assert (tmp_path / "progress.jsonl").read_text() == before
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -102,8 +101,8 @@ def within_the_removal_of_an_old_checkpoint():
     removal = checkpoint.shutil.rmtree
 
     def half(folder, **options):
-        if "removed" in str(folder) and Path(folder).exists():
-            next(Path(folder).glob("*.safetensors")).unlink()
+        if f"{AT - 20:08d}.removed" in str(folder) and folder.exists():
+            next(folder.glob("*.safetensors")).unlink()
             kill_myself()
         removal(folder, **options)
 
@@ -156,33 +155,39 @@ def assert_same(out, calm):
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in calm.iterdir())
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
-def calm(request, population, tmp_path_factory):
-    """The undisturbed run."""
+@pytest.fixture(scope="module")
+def calm(population, tmp_path_factory):
+    """The undisturbed run of a precision."""
     torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp(request.param) / "calm"
-    train_shard(prepared(population, out, request.param), group=Alone())
-    return request.param, out
+
+    @functools.cache
+    def run(precision):
+        out = tmp_path_factory.mktemp(precision) / "calm"
+        train_shard(prepared(population, out, precision), group=Alone())
+        return out
+
+    return run
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_killed_training_resumes_to_the_same_bits(population, calm, tmp_path, way):
-    precision, reference = calm
+@pytest.mark.parametrize(
+    ("way", "precision"), [*((way, "float64") for way in WAYS), ("within_a_step", "float32"), ("before_the_rename", "float32")]
+)
+def test_a_killed_training_resumes_to_the_same_bits(population, calm, tmp_path, way, precision):
+    reference = calm(precision)
     job = prepared(population, tmp_path / "out", precision)
     process = _server.Process(target=train_and_die, args=(WAYS[way], job))
     process.start()
     process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL
-    there = checkpoint.committed_steps(Path(job.out))
-    assert there[-1] == (AT if way.startswith("after") or "removal" in way else AT - 10) or "removal" in way
+    committed = way in ("after_the_rename", "within_the_removal_of_an_old_checkpoint", "after_everything")
+    assert checkpoint.committed_steps(tmp_path / "out")[-1] == (AT if committed else AT - 10)
     train_shard(job, group=Alone())
     assert_same(tmp_path / "out", reference)
 
 
 @pytest.mark.parametrize("way", ["before_the_rename", "after_the_rename"])
-def test_killed_at_the_last_commit(population, calm, tmp_path, monkeypatch, way):
-    precision, reference = calm
-    out = tmp_path / "out"
+def test_killed_at_the_last_commit(population, calm, tmp_path, way):
+    precision, reference, out = "float64", calm("float64"), tmp_path / "out"
     process = _server.Process(target=functools.partial(_at_the_end, WAYS[way], prepared(population, out, precision)))
     process.start()
     process.join(timeout=60)
@@ -202,7 +207,7 @@ def _at_the_end(way, job):
 
 
 def test_a_killed_command_resumes_to_the_same_bits(population, tmp_path):
-    settings = {**dataclasses.asdict(CONFIG), "checkpoint_every": 10, "steps": 400}
+    settings = {**dataclasses.asdict(CONFIG), "steps": 400}
     pairs = [f"--set={name}={value}" for name, value in settings.items()]
     arguments = [sys.executable, "-m", "dynamo_dist.cli", "embed", str(population.path), "--workers", "0", "--activations", "recompute"]
     out, calm = tmp_path / "out", tmp_path / "calm"
@@ -227,46 +232,60 @@ def test_a_killed_command_resumes_to_the_same_bits(population, tmp_path):
 
 # ---- Ray Train -------------------------------------------------------------------------------------------------------------
 
+# Steps after which the worker of a rank dies: of one that commits, and of one that does not.
+DEATHS = {1: 25, 0: 45}
 
-def _killed_once(marker, rank, step, arguments):
-    """What a Ray Train worker does; the one of a rank dies of SIGKILL after a step, the first time."""
+
+def _dying(marks, arguments):
+    """What a Ray Train worker does; some die of SIGKILL, once each. `marks`: a folder for the times at which things happen."""
     from dynamo_dist.runtime import ray_runtime
 
-    again = Path(marker).exists()  # the others of the first start see it too, but after they have begun
+    rank, dead = int(os.environ["RANK"]), [other for other in DEATHS if (marks / f"{other} dies").exists()]
 
     def after_step(done):
-        if done == step and os.environ["RANK"] == str(rank) and not Path(marker).exists():
-            Path(marker).write_text(str(time.time()))
+        if rank not in dead and done == DEATHS[rank] and len(dead) == list(DEATHS).index(rank):
+            (marks / f"{rank} dies").write_text(str(time.time()))
             kill_myself()
-        if again and not Path(f"{marker}.back").exists():
-            Path(f"{marker}.back").write_text(json.dumps([done, time.time()]))
+        back = marks / f"{dead[-1]} is replaced" if dead else None
+        if rank == 0 and back and not back.exists():
+            back.write_text(json.dumps([done, time.time()]))
 
     ray_runtime.train_shard = functools.partial(train_shard, after_step=after_step)
     ray_runtime._train_worker(arguments)
 
 
-def _always_killed(arguments):
-    kill_myself()
+class _HopelessTrainer:
+    def __init__(self, *_, **__): ...
+
+    def fit(self):
+        from ray.train import WorkerGroupError
+
+        raise WorkerGroupError("[Rank 0]: Traceback ...", {0: RuntimeError("Traceback ...\nOSError: No space left on device")})
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Ray's own warnings are not ours to fix
-def test_a_lost_ray_train_worker_is_replaced(population, tmp_path, monkeypatch, record_property):
+def test_lost_ray_train_workers_are_replaced(population, tmp_path, monkeypatch, record_testsuite_property):
+    from test_metamodel import Threads  # here: workers import this module by its path, and not its neighbours
+
     from dynamo_dist.jobs import JobFailed
     from dynamo_dist.runtime import open_runtime, ray_runtime
 
+    # Threads are the undisturbed run: a sum of two is the same in either order.
+    calm, job = (prepared(population, tmp_path / name, "float64") for name in ("calm", "out"))
+    Threads(2).run(lambda group: train_shard(calm, group=group))
     with open_runtime(2) as runtime:
-        calm = prepared(population, tmp_path / "calm", "float64")
-        runtime.train([calm])
-        for rank in (0, 1):
-            out, marker = tmp_path / f"killed-{rank}", tmp_path / f"marker-{rank}"
-            with monkeypatch.context() as patch:
-                patch.setattr(ray_runtime, "_train_worker", functools.partial(_killed_once, str(marker), rank, AT + 5))
-                runtime.train([prepared(population, out, "float64")])
-            done, when = json.loads(Path(f"{marker}.back").read_text())
-            assert done == AT + 1  # from the last checkpoint, not from the start
-            record_property(f"seconds until training went on without rank {rank}", round(when - float(marker.read_text()), 1))
-            assert_same(out, tmp_path / "calm")
-        monkeypatch.setattr(ray_runtime, "_train_worker", _always_killed)
-        with pytest.raises(JobFailed, match=r"the workers of a meta-model failed 3 times .*; continue with --resume"):
-            runtime.train([prepared(population, tmp_path / "hopeless", "float64")])
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_runtime, "_train_worker", functools.partial(_dying, tmp_path))
+            runtime.train([job])
+        for rank, step in DEATHS.items():
+            done, when = json.loads((tmp_path / f"{rank} is replaced").read_text())
+            assert done == step // 10 * 10 + 1  # from the last checkpoint, not from the start
+            seconds = when - float((tmp_path / f"{rank} dies").read_text())
+            record_testsuite_property(f"seconds until training went on without rank {rank}", f"{seconds:.1f}")
+        assert_same(tmp_path / "out", tmp_path / "calm")
+
+        monkeypatch.setattr(ray_runtime, "TorchTrainer", _HopelessTrainer)
+        with pytest.raises(JobFailed, match=r"failed 3 times .*; the last reason: OSError: No space left on device; continue with --resume"):
+            runtime.train([job])
+        assert not (tmp_path / "out" / ".ray-train").exists()
