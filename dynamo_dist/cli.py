@@ -142,6 +142,9 @@ def parser() -> argparse.ArgumentParser:
         "--precision", default="float32", choices=PRECISIONS, help="bfloat16: of the meta-model's recurrence alone; default float32"
     )
     command.add_argument(
+        "--fully-shard", action="store_true", help="split what is shared over the workers too: for a meta-model that does not fit on each"
+    )
+    command.add_argument(
         "--sweep",
         action="store_true",
         help="choose D, K and lambda: train the meta-model with half and double the dimensions, half and double the hidden units, 0.3 and 3 "
@@ -231,7 +234,7 @@ def _embed(arguments: argparse.Namespace) -> None:
     models = sweep.settings(config, population) if arguments.sweep else {}
     if arguments.tensorboard:
         summary_writer()  # refuse before anything starts
-    how = {"activations": arguments.activations, "precision": arguments.precision}
+    how = {"activations": arguments.activations, "precision": arguments.precision, "fully_shard": arguments.fully_shard}
     identity = {
         "name": "sweep" if arguments.sweep else "embed",
         "population": str(population.path.resolve()),

@@ -65,14 +65,16 @@ def train_meta_model(
     skip_failed: bool = False,
     activations: str = "auto",
     precision: str = "float32",
+    fully_shard: bool = False,
 ) -> MetaModel:
     """Train one meta-model of the population on `workers` workers, sharded by network (0: in this process), or continue it.
 
     `skip_failed`: leave networks out whose files are missing or damaged, and say so; `activations`: of the base networks, `recompute`,
-    `cache`, or `auto`, what is measured to be faster; `precision`: `float32`, `float64` or `bfloat16`.
+    `cache`, or `auto`, what is measured to be faster; `precision`: `float32`, `float64` or `bfloat16`; `fully_shard`: split what is shared
+    over the workers too, for a meta-model that does not fit on each.
     """
     configs = {Path(out): config or MetaModelConfig()}
-    how = {"activations": activations, "precision": precision}
+    how = {"activations": activations, "precision": precision, "fully_shard": fully_shard}
     sound = folder.sound_networks(population, skip_failed=skip_failed)
     check_meta_models(population, configs, sound, workers=workers, **how)
     with open_runtime(workers, address) as runtime:
@@ -87,11 +89,13 @@ def check_meta_models(
     *,
     workers: int,
     replace: bool = False,
-    **how: str,
+    **how: Any,
 ) -> list[TrainingJob]:
     """The work of training these meta-models. Raises `InputError` for what it would be refused for, before anything starts or is
     written. `replace`: what the folders hold now does not count; `how`: as in `TrainingJob`."""
     jobs = []
+    if how.get("fully_shard") and workers < 2:
+        raise InputError("fully_shard splits what is shared over workers, and there is only one: leave it out, or use more workers")
     # Meta-models of one population share what its networks give.
     how |= {"population": str(population.path.resolve()), "cache": str(_cache(configs).resolve())}
     for path, config in configs.items():
@@ -114,7 +118,7 @@ def train_meta_models(
     *,
     sound: folder.Sound | None = None,
     look: Callable[[], None] = lambda: None,
-    **how: str,
+    **how: Any,
 ) -> list[MetaModel]:
     """Train the meta-models that are not finished yet, in one go: workers start once. `sound`: their networks, by default all that were
     trained to their end; `look`: called in this process every few seconds while they train; `how`: as in `TrainingJob`."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dynamo_dist.commit import MANIFEST, damage, seal, temporary_beside
 from dynamo_dist.metamodel.shard import Shard
+from dynamo_dist.metamodel.splitting import like, whole
 
 KEPT = 2
 
@@ -97,12 +98,16 @@ def _moments(shard: Shard, parameter: Tensor) -> dict[str, Tensor]:
     return {"mean": state["exp_avg"], "square": state["exp_avg_sq"]} if state else {}
 
 
-def save_shared(folder: Path, shard: Shard) -> None:
+def save_shared(folder: Path, rank: int, shard: Shard) -> None:
+    """Worker 0 writes; where what is shared is split, all must come here."""
+    if rank != 0 and not shard.split:
+        return
     tensors = {}
     for name, parameter in shard.dynamics.named_parameters():
-        tensors[name] = parameter.detach()
-        tensors.update({f"{kind}.{name}": moment for kind, moment in _moments(shard, parameter).items()})
-    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "shared.safetensors")
+        tensors[name] = whole(parameter.detach())
+        tensors.update({f"{kind}.{name}": whole(moment) for kind, moment in _moments(shard, parameter).items()})
+    if rank == 0:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "shared.safetensors")
 
 
 def save_private(folder: Path, rank: int, shard: Shard) -> None:
@@ -136,12 +141,12 @@ def restore(folder: Path, shard: Shard, step: int) -> None:
 
     @torch.no_grad()
     def put(parameter: Tensor, value: Tensor, mean: Tensor | None, square: Tensor | None) -> None:
-        parameter.copy_(value)
+        parameter.copy_(like(value, parameter))
         if mean is not None:
             owners[id(parameter)].state[parameter] = {
                 "step": torch.tensor(float(step), device=parameter.device),
-                "exp_avg": mean.to(parameter.device, copy=True),
-                "exp_avg_sq": square.to(parameter.device, copy=True),
+                "exp_avg": like(mean, parameter),
+                "exp_avg_sq": like(square, parameter),
             }
 
     shared = read_shared(folder)

@@ -17,11 +17,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynamo_dist.data import Examples, Output
 from dynamo_dist.errors import InputError
-from dynamo_dist.metamodel import loss
+from dynamo_dist.metamodel import loss, splitting
 from dynamo_dist.metamodel.activations import Activations, Cached, Recomputed, choose
 from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.convolutional import ConvolutionalDynamics
@@ -56,6 +56,9 @@ class Group(Protocol):
     def gather(self, text: str) -> list[str]:
         """Every worker's text, in the order of ranks, on every worker; and none goes on before all have come here."""
 
+    def split_(self, module: nn.Module) -> None:
+        """Leave on every worker only its part of the module's parameters, as `splitting.split_`."""
+
 
 class Alone:
     """A group of one."""
@@ -69,6 +72,9 @@ class Alone:
 
     def gather(self, text: str) -> list[str]:
         return [text]
+
+    def split_(self, module: nn.Module) -> None:
+        raise AssertionError("refused before anything started: there is nobody to split with")
 
 
 def make_dynamics(
@@ -190,11 +196,22 @@ class Shard:
         self.activations: list[Activations] = [Recomputed([base.networks for base in self.bases[feed.cohorts]]) for feed in self.feeds]
         self.shared = [] if dynamics is not None else list(self.dynamics.parameters())
         self.own = [p for p in self.private.parameters() if p.requires_grad]
-        self.optimisers = [
-            torch.optim.Adam(parameters, lr=config.learning_rate, fused=True) for parameters in (self.shared, self.own) if parameters
-        ]
+        self.optimisers = self._optimisers()
+        # Whether this worker has only its part of what is shared.
+        self.split = False
         # Of the whole population. Who trains with other workers sets the sum over them.
         self.networks = len(self.private.ids)
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        return [
+            torch.optim.Adam(parameters, lr=self.config.learning_rate, fused=True) for parameters in (self.shared, self.own) if parameters
+        ]
+
+    def split_shared(self, group: Group) -> None:
+        """From here on this worker keeps only its part of the shared parameters, of their gradients and of their moments."""
+        group.split_(self.dynamics)
+        self.shared, self.split = list(self.dynamics.parameters()), True
+        self.optimisers = self._optimisers()
 
     @torch.no_grad()
     def _measure(self, member: Member) -> _Base | None:
@@ -321,10 +338,15 @@ class Shard:
         for number, feed in enumerate(self.feeds):
             training = self.training[feed.data]
             index_B = training[batch_index(self.config, step, feed.number, len(training))].to(self.device)
+            if self.split:
+                splitting.last_pass(self.dynamics, number == len(self.feeds) - 1)
             hidden_m, output_m = self.losses(number, index_B)
             loss_ = (hidden_m + self.config.output_weight * output_m).sum() / self.networks
-            loss_.backward()
+            (loss_ + splitting.nothing(self.dynamics) if self.split else loss_).backward()
             terms += torch.stack([loss_.detach(), hidden_m.detach().sum() / self.networks, output_m.detach().sum() / self.networks])
+        if self.split:  # the gradients were summed on the way
+            group.sum_(terms)
+            return terms
         # One message for everything that is summed.
         flat = torch.cat([*(p.grad.flatten() if p.grad is not None else torch.zeros_like(p).flatten() for p in self.shared), terms])
         group.sum_(flat)
@@ -366,6 +388,8 @@ class Shard:
                 torch.stack(self.losses(number, index_B)).double() * (len(index_B) / len(held)) for index_B in held.split(self.config.batch)
             ]
             terms.append(torch.stack(parts).sum(dim=0).unbind())
+        if self.split:
+            self.dynamics.reshard()
         return tuple(torch.cat(same) for same in zip(*terms, strict=True))
 
     def held_out_loss(self, group: Group) -> tuple[float, float, float]:

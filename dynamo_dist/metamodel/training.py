@@ -23,6 +23,7 @@ from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.folder import METRICS, NOTES, PROGRESS, header
 from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.shard import Group, Shard, members
+from dynamo_dist.metamodel.splitting import own_part
 from dynamo_dist.metamodel.words import word_vectors
 from dynamo_dist.networks.architecture import GATES, Recurrent
 from dynamo_dist.population import Population
@@ -50,6 +51,8 @@ class TrainingJob:
     precision: str = "float32"
     # Base activations: auto (what is measured to be faster), recompute or cache.
     activations: str = "auto"
+    # What is shared is split over the workers, parameters, gradients and moments, for a meta-model that does not fit on each.
+    fully_shard: bool = False
     # Folder for a cache of base activations; "": the one of the meta-model. Whoever starts the training removes it.
     cache: str = ""
 
@@ -153,6 +156,8 @@ def open_shard(job: TrainingJob, group: Group) -> Shard:
             f"{population.path}: a worker of {group.size} has only networks whose states or outputs are not finite numbers; "
             "use fewer workers"
         )
+    if job.fully_shard:
+        shard.split_shared(group)
     notes = [f"left out: {sentence}" for report in reports for sentence in report["excluded"]]
     notes += _choose_activations(job, shard, group)
     if group.rank == 0:
@@ -235,7 +240,7 @@ def _diverged(job: TrainingJob, what: str) -> Diverged:
 
 def _check_parameters(job: TrainingJob, shard: Shard, done: int, group: Group) -> None:
     """Raise `Diverged` where a finite loss had a gradient that was not: the next loss would show it, but a checkpoint comes first."""
-    finite = all(bool(torch.isfinite(parameter).all()) for parameter in (*shard.shared, *shard.own))
+    finite = all(bool(torch.isfinite(own_part(parameter)).all()) for parameter in (*shard.shared, *shard.own))
     if "False" in group.gather(str(finite)):
         raise _diverged(job, f"parameters are not finite after step {done}")
 
@@ -263,8 +268,7 @@ def _commit(job: TrainingJob, state: dict, shard: Shard, group: Group) -> None:
     path = Path(job.out)
     temporary = Path(group.gather(str(checkpoint.begin(path, state["step"])) if group.rank == 0 else "")[0])
     checkpoint.save_private(temporary, group.rank, shard)
-    if group.rank == 0:
-        checkpoint.save_shared(temporary, shard)
+    checkpoint.save_shared(temporary, group.rank, shard)
     group.gather("")  # all have written
     if group.rank == 0:
         # Before the commit: when the last one is there, so is all that belongs to it.

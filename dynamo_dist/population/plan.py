@@ -16,6 +16,9 @@ from dynamo_dist.population.specs import NetworkSpec, Specs
 CHUNK_BYTES = 1_000_000_000
 # Networks in a chunk at the most.
 CHUNK_NETWORKS = 256
+# The last chunk that a worker takes is cut in parts where it is more than this share of the worker's work, and in so many at most: the
+# others wait for it. Not where a worker has only a few chunks: then smaller stacks cost more than the wait.
+TAIL, TAIL_PARTS, FEW = 0.01, 4, 4
 # What must be equal for networks to be stacked. Networks with as many steps per epoch also stay in step.
 _COHORT = ("architecture", "data", "batch", "epochs")
 
@@ -116,4 +119,19 @@ def make_plan(
         start = bounds[-1]
         bounds += [start + (piece + 1) * size // pieces for piece in range(pieces)]
     order = np.concatenate(pieces_order)
-    return Plan(order=order, bounds=np.array(bounds, dtype=np.int64), costs=cost_N[order])
+    costs = cost_N[order]
+    return Plan(order=order, bounds=_shorten_tail(np.array(bounds, dtype=np.int64), costs, workers), costs=costs)
+
+
+def _shorten_tail(bounds: np.ndarray, costs: np.ndarray, workers: int) -> np.ndarray:
+    """Bounds with the cheapest chunks, those that are trained last, cut in parts: one for every worker."""
+    chunks = np.add.reduceat(costs, bounds[:-1])
+    if workers < 2 or len(chunks) < FEW * workers or not chunks.any():
+        return bounds
+    share = chunks.sum() / workers
+    cuts = [bounds]
+    for chunk in np.argsort(chunks, kind="stable")[:workers].tolist():
+        first, stop = int(bounds[chunk]), int(bounds[chunk + 1])
+        parts = min(TAIL_PARTS, math.ceil(chunks[chunk] / (TAIL * share)), stop - first)
+        cuts.append(first + np.arange(1, parts) * (stop - first) // parts)
+    return np.sort(np.concatenate(cuts))

@@ -5,7 +5,9 @@ import os
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
+
+from dynamo_dist.metamodel import splitting
 
 # Seconds after which a worker that waits for the others gives up: nothing hangs for ever.
 TIMEOUT = datetime.timedelta(seconds=600)
@@ -33,3 +35,6 @@ class Collective:
         texts = [""] * self.size
         torch.distributed.all_gather_object(texts, text)
         return texts
+
+    def split_(self, module: nn.Module) -> None:
+        splitting.split_(module, self.device, self.size)

@@ -129,8 +129,8 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
         "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--resume", "--seed", "--workers"],
         "import": ["--data", "--help", "--out"],
         "embed": [
-            "--activations", "--address", "--help", "--json", "--out", "--overwrite", "--precision", "--resume", "--set", "--skip-failed",
-            "--sweep", "--tensorboard", "--workers",
+            "--activations", "--address", "--fully-shard", "--help", "--json", "--out", "--overwrite", "--precision", "--resume", "--set",
+            "--skip-failed", "--sweep", "--tensorboard", "--workers",
         ],
         "import-data": ["--help", "--out"],
         "report": ["--help"],

@@ -222,16 +222,17 @@ def test_shards_have_the_gradient_of_the_whole(population, workers):
         assert (shard.private.theta.grad - whole.private.theta.grad[rows]).norm() <= 1e-13 * whole.private.theta.grad[rows].norm()
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_shards_train_to_the_parameters_of_the_whole(population, tmp_path, workers):
-    train_shard(job(population, tmp_path / "whole"), group=Alone())
-    sharded = job(population, tmp_path / "sharded")
+@pytest.mark.parametrize(("workers", "steps", "bound"), [(2, 20, 1e-9), (3, 20, 1e-9), (2, 200, 1e-7), (4, 200, 1e-7)])
+def test_shards_train_to_the_parameters_of_the_whole(population, tmp_path, workers, steps, bound):
+    config = dataclasses.replace(CONFIG, steps=steps)
+    train_shard(job(population, tmp_path / "whole", config), group=Alone())
+    sharded = job(population, tmp_path / "sharded", config)
     Threads(workers).run(lambda group: train_shard(sharded, group=group))
-    whole, parts = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "sharded")
+    whole, parts = tensors_of(tmp_path / "whole", config), tensors_of(tmp_path / "sharded", config)
     assert whole.keys() == parts.keys()
     for name in whole:
         if "mean." not in name and "square." not in name:
-            assert (parts[name] - whole[name]).norm() <= 1e-9 * whole[name].norm().clamp(min=1e-3), name
+            assert (parts[name] - whole[name]).norm() <= bound * whole[name].norm().clamp(min=1e-3), name
 
 
 @pytest.mark.parametrize("killed_after", [3, 8, 15])  # before, at, and between commits
