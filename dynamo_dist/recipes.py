@@ -162,7 +162,7 @@ def digits(*, size: str = "small", data: str | None = None) -> Recipe:
     """Small ResNets of two depths and two widths on the 8x8 digits of scikit-learn."""
     if data is not None:
         raise InputError("the recipe digits makes its data from what scikit-learn ships: leave --data out")
-    each, epochs, steps = {"tiny": (1, 2, 20), "small": (6, 15, 1500)}[size]
+    each, epochs = {"tiny": (1, 2), "small": (6, 15)}[size]
     shapes = {"tiny": ((8, 4), (20, 4)), "small": ((8, 8), (8, 12), (20, 8), (20, 12))}[size]
 
     def group(depth: int, width: int) -> Group:
@@ -177,7 +177,12 @@ def digits(*, size: str = "small", data: str | None = None) -> Recipe:
         title="Digits, ResNets of two depths and two widths",
         data={"data": DigitsTask()},
         groups=tuple(group(depth, width) for depth, width in shapes),
-        meta=MetaModelConfig(dimensions=4, hidden={"tiny": 8, "small": 16}[size], steps=steps, batch=32, learning_rate=3e-3),
+        # What limits the hidden R^2 is the width: the first K principal components of all networks' first maps, side by side, hold
+        # 0.58, 0.71 and 0.79 of their variance for K = 16, 32 and 48.
+        meta={
+            "tiny": MetaModelConfig(dimensions=4, hidden=8, steps=20, batch=32, learning_rate=3e-3),
+            "small": MetaModelConfig(dimensions=8, hidden=48, steps=2400, batch=12, learning_rate=3e-3, checkpoint_every=400),
+        }[size],
     )
 
 

@@ -35,10 +35,11 @@ from dynamo_dist.population.training import schedule
 
 # Inputs from which the variances of a network's states and outputs are measured.
 VARIANCE_INPUTS = 512
-# On a CPU, numbers of the meta-model's state at one step (networks x inputs x K) of one pass: more networks go through in several, so that
-# what a step writes is still in cache when the next one reads it. A training step of 256 GRU-32, T = 30, B = 16, K = 64, by networks in a
-# pass: 8 303 ms, 16 270, 32 298, 64 316, 256 363; of 64: 8 77, 16 73, 32 76, 64 84 (one run, torch 2.13.0, one core of an Intel Xeon).
-PASS_NUMBERS = 2**14
+# On a CPU, rows (networks x inputs) of the meta-model's state at one step of one pass: more networks go through in several, so that what a
+# step writes is still in cache when the next one reads it; fewer make thin matrix products. A training step of 256 GRU-32, T = 30, B = 16,
+# K = 64, by networks in a pass: 8 303 ms, 16 270, 32 298, 64 316, 256 363; of 64: 8 77, 16 73, 32 76, 64 84 (one run, one core of an Intel
+# Xeon). Of 12 networks, T = 160, B = 12: K = 192, 6 in a pass 347 ms, 12 328; K = 256, 4 in a pass 566, 12 492 (AMD EPYC; torch 2.13.0).
+PASS_ROWS = 256
 # Inputs held out at most: enough to compare checkpoints.
 HELD_OUT_MOST = 512
 
@@ -250,7 +251,7 @@ class Shard:
 
     def _at_once(self) -> int:
         """Networks of one pass."""
-        return max(1, PASS_NUMBERS // (self.config.batch * self.config.hidden)) if self.device.type == "cpu" else 2**31
+        return max(1, PASS_ROWS // self.config.batch) if self.device.type == "cpu" else 2**31
 
     def _passes(self, member: Member) -> Iterator[Member]:
         """The networks of a member in parts, as equal as can be, of at most one pass."""
@@ -389,7 +390,7 @@ class Shard:
             ]
             terms.append(torch.stack(parts).sum(dim=0).unbind())
         if self.split:
-            self.dynamics.reshard()
+            splitting.reshard(self.dynamics)
         return tuple(torch.cat(same) for same in zip(*terms, strict=True))
 
     def held_out_loss(self, group: Group) -> tuple[float, float, float]:

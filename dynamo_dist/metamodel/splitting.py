@@ -31,6 +31,13 @@ def last_pass(dynamics: nn.Module, last: bool) -> None:
     dynamics.set_is_last_backward(last)
 
 
+def reshard(dynamics: nn.Module) -> None:
+    """Split again after passes without a backward."""
+    for module in dynamics.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
 def nothing(dynamics: nn.Module) -> Tensor:
     """Zero, with a gradient of zeros for every parameter: one that the networks of a worker do not use must still be summed there."""
     return 0.0 * sum(parameter.flatten()[0] for parameter in dynamics.parameters())

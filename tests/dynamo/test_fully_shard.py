@@ -31,7 +31,7 @@ def populations(valence, tmp_path_factory):
         "values": make_flip_flop(FlipFlopTask(bits=1, **FEW)),
     }
     mixed = [spec("words 0", tasks["words"], name="words"), spec("values 0", tasks["values"], name="values")]
-    images = make_digits(DigitsTask(base=64, meta=40))
+    images = make_digits(DigitsTask())
     convolutional = [
         NetworkSpec(
             id=f"cnn {n}", group="cnn", computation="cnn", target=next(iter(images.outputs)), seed=n, samples=1, batch=1,

@@ -261,6 +261,21 @@ def test_plan_holds_every_network_once_and_stacks_only_what_fits(valence):
     assert max(chunk.networks for chunk in small) == 2 and sum(chunk.networks for chunk in small) == len(specs)
 
 
+def test_the_last_chunk_of_every_worker_is_cut_so_that_others_wait_less(valence):
+    one = make_specs(valence, networks=1)[0]
+    specs = [dataclasses.replace(one, id=f"network {number}") for number in range(80)]
+    limits = {"chunk_bytes": 8 * 10**6}
+    assert [chunk.networks for chunk in plan_of(specs, 0, **limits).chunks()] == [8] * 10  # nobody waits
+    assert [chunk.networks for chunk in plan_of(specs, 3, **limits).chunks()] == [8] * 10  # a chunk is too much of a worker's work
+    plan = plan_of(specs, 2, **limits)
+    assert sorted(plan.order) == list(range(80))
+    assert sorted(chunk.networks for chunk in plan.chunks()) == [2] * 8 + [8] * 8
+    # What is longest comes first, so the parts come last; a chunk with less than a hundredth of a worker's work is left as it is.
+    small = [dataclasses.replace(one, id=f"small {n}", architecture=dataclasses.replace(one.architecture, hidden=4)) for n in range(16)]
+    sizes = [chunk.networks for chunk in plan_of(small + [dataclasses.replace(s, epochs=200) for s in specs], 2, **limits).chunks()]
+    assert sizes == [8, 8] + [8] * 10
+
+
 def test_networks_out_of_step_are_not_stacked(valence):
     specs = make_specs(valence, networks=2)[:4]
     specs[1] = dataclasses.replace(specs[1], samples=128)  # fewer steps per epoch
