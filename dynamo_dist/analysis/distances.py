@@ -4,7 +4,7 @@ Legend: M networks, m of one stack, B inputs, R places in them, T time, K meta h
 """
 
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dynamo_dist.analysis import dsa, representation
 from dynamo_dist.analysis.responses import Sample, respond
-from dynamo_dist.data import Examples, Output
+from dynamo_dist.data import Output
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel
 from dynamo_dist.networks import recurrence
@@ -170,9 +170,7 @@ def _on_data(
             own_rows = [place[id] for id in own.ids]
             rows += own_rows
             if set(found) & set(representation.MEASURES):
-                stages.append(
-                    [representation.factor(x_mRH, Path(temporary), f"{number}-{s}") for s, x_mRH in enumerate(own.stages)]
-                )
+                stages.append([representation.factor(x_mRH, Path(temporary), f"{number}-{s}") for s, x_mRH in enumerate(own.stages)])
             given = own.answers.argmax(axis=-1).astype(np.int32) if own.output.kind == "classes" else own.answers
             answers.setdefault(own.output, []).append((own_rows, given))
             if own.paths is not None and "dsa" in found:
@@ -191,9 +189,7 @@ def _on_data(
 def _over_stages(stages: Sequence[Sequence[representation.Block]]) -> dict[str, np.ndarray]:
     """Mean over as many stages as all networks have; of those with more, the stages of the same relative depth."""
     fewest = min(map(len, stages))
-    found = [
-        representation.distances([own[-(-(depth + 1) * len(own) // fewest) - 1] for own in stages]) for depth in range(fewest)
-    ]
+    found = [representation.distances([own[-(-(depth + 1) * len(own) // fewest) - 1] for own in stages]) for depth in range(fewest)]
     return {measure: np.mean([distance[measure] for distance in found], axis=0) for measure in found[0]}
 
 

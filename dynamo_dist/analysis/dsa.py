@@ -52,9 +52,10 @@ def operator(h_BTH: np.ndarray, lengths_B: np.ndarray, *, delays: int = DELAYS, 
 
 
 def distances(operators: Sequence[np.ndarray], *, seed: int = 0) -> np.ndarray:
-    """Angles between all pairs of operators, symmetric float64 (M, M), in 0..pi; NaN where an operator is not finite.
+    """Angles between all pairs of operators, symmetric float64 (M, M), in 0..pi; NaN where an operator is not finite, or 0.
 
-    Smaller operators are padded with zeros to the largest.
+    Smaller operators are padded with zeros to the largest. The smallest angles that are found from several starts: there may be smaller
+    ones.
     """
     count, rank = len(operators), max(map(len, operators))
     a_Mrr = torch.zeros(count, rank, rank, dtype=torch.float64)

@@ -70,7 +70,14 @@ class Similarity:
             set_M, xy_M2 = np.zeros(len(self.ids), dtype=np.int64), np.zeros((len(self.ids), 2))
             for number, rows in enumerate(comparable(one.distance)):
                 set_M[rows], xy_M2[rows] = number, mds(one.distance[np.ix_(rows, rows)])[:, :2]
-            columns = {"id": self.ids, "group": self.groups, "computation": self.computations, "set": set_M, "x": xy_M2[:, 0], "y": xy_M2[:, 1]}
+            columns = {
+                "id": self.ids,
+                "group": self.groups,
+                "computation": self.computations,
+                "set": set_M,
+                "x": xy_M2[:, 0],
+                "y": xy_M2[:, 1],
+            }
             table = self._about(one, len(self.ids))
             for name, values in columns.items():
                 table = table.append_column(name, pa.array(values))
@@ -146,7 +153,9 @@ def check_alike(metas: Sequence[MetaModel]) -> MetaModel:
         if meta.network_ids != first.network_ids:
             raise InputError(f"{meta.path} and {first.path} embed different networks of their population: train both on the same ones")
     if len(first.network_ids) < FEWEST:
-        raise InputError(f"{first.path} embeds {len(first.network_ids)} networks: comparisons need at least {FEWEST}; train a larger population")
+        raise InputError(
+            f"{first.path} embeds {len(first.network_ids)} networks: comparisons need at least {FEWEST}; train a larger population"
+        )
     return first
 
 
