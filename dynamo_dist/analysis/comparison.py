@@ -84,7 +84,7 @@ def silhouettes(distance_mm: np.ndarray, codes_Pm: np.ndarray) -> np.ndarray:
         alone_mp = np.take_along_axis(count_pG[None], own_mp, axis=2)[..., 0] == 1
         with np.errstate(divide="ignore", invalid="ignore"):
             a_mp = np.take_along_axis(sums_mpG / (count_pG - 1), own_mp, axis=2)[..., 0]
-            b_mp = np.where(member_mpG, np.inf, sums_mpG / count_pG).min(axis=2)
+            b_mp = np.where(member_mpG | (count_pG == 0), np.inf, sums_mpG / count_pG).min(axis=2)
             value_mp = np.where(alone_mp, 0.0, (b_mp - a_mp) / np.maximum(a_mp, b_mp))
         found.append(np.nan_to_num(value_mp).mean(axis=0))
     return np.concatenate(found)

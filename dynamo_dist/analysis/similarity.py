@@ -113,8 +113,8 @@ def similarity(metas: Sequence[MetaModel], *, measures: Collection[str] = MEASUR
     """Distances and their scores, by every measure of `distances`.
 
     `metas`: meta-models of one population that differ in their seeds, five or more for a spread that says something; `theta` and
-    `pulled_back` are of each of them, the others are of the base networks. `measures`: which; `dsa` takes longest, up to 0.1 s per
-    pair of networks. `seed`: of the inputs that are sampled, of k-means and of the shufflings.
+    `pulled_back` are of each of them, the others are of the base networks. `measures`: which of them; `dsa` takes longest, about 0.02 s
+    per pair of networks. `seed`: of the inputs that are sampled, of k-means and of the shufflings.
 
     Raises `InputError` for meta-models of unlike populations or networks, fewer than 3 networks, and networks that all compute the same.
     """
