@@ -37,8 +37,8 @@ _CELLS = {nn.GRU: "gru", nn.LSTM: "lstm", UGRNN: "ugrnn", nn.RNN: "rnn"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Adopted:
-    """One network as it is stored: its tensors without the axis M."""
+class Adopted:
+    """One trained network as it is stored: its tensors without the axis M."""
 
     architecture: Architecture
     tensors: dict[str, Tensor]
@@ -87,15 +87,7 @@ def import_modules(
             )
         )  # fmt: skip
     _check_types(adopted)
-    # The name of a chunk does not tell its weights: a folder is filled once, and is there completely or not at all.
-    temporary = temporary_beside(out)
-    try:
-        _commit(temporary, Specs.of(specs), data, adopted)
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return Population.open(out)
+    return write_population(out, Specs.of(specs), {"data": data}, adopted)
 
 
 def check_new(out: Path) -> None:
@@ -104,14 +96,27 @@ def check_new(out: Path) -> None:
         raise InputError(f"{out} exists and is not an empty folder: choose another")
 
 
-def _commit(path: Path, specs: Specs, data: Dataset, adopted: Mapping[str, _Adopted]) -> None:
+def write_population(out: Path, specs: Specs, datasets: Mapping[str, Dataset], adopted: Mapping[str, Adopted]) -> Population:
+    """A complete population of these trained networks, by id, in a new or empty folder; their scores are measured."""
+    # The name of a chunk does not tell its weights: a folder is filled once, and is there completely or not at all.
+    temporary = temporary_beside(out)
+    try:
+        _commit(temporary, specs, datasets, adopted)
+        temporary.rename(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return Population.open(out)
+
+
+def _commit(path: Path, specs: Specs, datasets: Mapping[str, Dataset], adopted: Mapping[str, Adopted]) -> None:
     def size(spec: NetworkSpec, _: Dataset) -> int:
         return sum(tensor.nbytes for tensor in adopted[spec.id].tensors.values())
 
-    population = Population.create(path, specs, data, bytes_per_network=size)
+    population = Population.create(path, specs, datasets, bytes_per_network=size)
     for chunk in population.remaining():
         members = population.chunk_specs(chunk)
-        first = adopted[members[0].id]
+        first, data = adopted[members[0].id], datasets[members[0].data]
         tensors = {name: torch.stack([adopted[spec.id].tensors[name] for spec in members]) for name in first.tensors}
         networks = stack_of(first.architecture, tensors)
         scores: dict[str, list[float | None]] = {"classes": [None] * len(members), "values": [None] * len(members)}
@@ -157,7 +162,7 @@ def _only_target(data: Dataset) -> str:
     return next(iter(data.outputs))
 
 
-def _check_types(adopted: Mapping[str, _Adopted]) -> None:
+def _check_types(adopted: Mapping[str, Adopted]) -> None:
     """Networks that are stacked must have numbers of the same types: nothing is rounded in silence."""
     first: dict[Architecture, tuple[str, dict[str, torch.dtype]]] = {}
     for id, one in adopted.items():
@@ -170,7 +175,7 @@ def _check_types(adopted: Mapping[str, _Adopted]) -> None:
                 )
 
 
-def _adopt(module: nn.Module, data: Dataset, target: str, hidden: Sequence[str] | None, arguments: Mapping[str, Any] | None) -> _Adopted:
+def _adopt(module: nn.Module, data: Dataset, target: str, hidden: Sequence[str] | None, arguments: Mapping[str, Any] | None) -> Adopted:
     """What is stored of a network. The module itself is left as it is."""
     if not isinstance(module, nn.Module):
         raise InputError(f"{type(module).__name__} is not a torch.nn.Module: give trained modules")
@@ -220,7 +225,7 @@ def _parts(module: nn.Module) -> tuple[nn.Embedding | None, nn.Module, nn.Linear
     return embedding, layer, readout
 
 
-def _as_recurrent(module: nn.Module, examples: Examples, data: Dataset, output: Output) -> _Adopted | None:
+def _as_recurrent(module: nn.Module, examples: Examples, data: Dataset, output: Output) -> Adopted | None:
     """The network as `Recurrent`, if it has its parts and gives its outputs, within rounding."""
     parts = _parts(module)
     if parts is None or data.kind == "images" or (parts[0] is None) != (data.kind == "values"):
@@ -244,7 +249,7 @@ def _as_recurrent(module: nn.Module, examples: Examples, data: Dataset, output: 
     # In double precision first: a recurrence amplifies rounding. Modules that make tensors of a fixed type run only in their own.
     for dtype in (torch.float64, stack.dtype):
         if _same_outputs(copy.deepcopy(module).to(dtype), stack.to(dtype), examples):
-            return _Adopted(architecture=architecture, tensors=tensors)
+            return Adopted(architecture=architecture, tensors=tensors)
     return None
 
 
@@ -279,7 +284,7 @@ def _same_outputs(module: nn.Module, stack: StackedRecurrent, examples: Examples
 # ---- one of the user's own class ---------------------------------------------------------------------------------------------
 
 
-def _as_imported(module: nn.Module, examples: Examples, output: Output, hidden: tuple[str, ...], arguments: Mapping[str, Any]) -> _Adopted:
+def _as_imported(module: nn.Module, examples: Examples, output: Output, hidden: tuple[str, ...], arguments: Mapping[str, Any]) -> Adopted:
     """The network as `Imported`, after it was made again and gave the same, bit for bit."""
     check_layers(module, hidden)
     try:
@@ -316,4 +321,4 @@ def _as_imported(module: nn.Module, examples: Examples, output: Output, hidden: 
             f"{architecture.label} made again with the arguments {text} and the same tensors gives other outputs: give the arguments that it "
             "was made with; what else determines it must be in its state dict, and it must not be random"
         )
-    return _Adopted(architecture=architecture, tensors={name: tensor[0] for name, tensor in stack.parameters.items()})
+    return Adopted(architecture=architecture, tensors={name: tensor[0] for name, tensor in stack.parameters.items()})
