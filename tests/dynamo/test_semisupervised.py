@@ -1,7 +1,9 @@
 """theta on few labels: derivatives against autograd, minima against scipy, many starts against one, and no test label anywhere."""
 
+import copy
 import dataclasses
 import json
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -36,11 +38,17 @@ def problem(objective, starts=5):
     return theta, weight / weight.sum(dim=1, keepdim=True), torch.linspace(0.01, 0.1, starts, dtype=torch.float64)
 
 
+@lru_cache
+def double(meta):
+    """Its dynamics in float64."""
+    return copy.deepcopy(meta.dynamics).double()
+
+
 def plain_loss(objective, theta_D, weight_N, pull):
     """What is minimised, by torch's cross-entropy and the meta-model itself."""
     part, task = objective.examples, objective.task
     inputs = objective.meta.interface.inputs(task.data, part.inputs, torch.float64)
-    _, out = objective.dynamics(theta_D[None], inputs, part.lengths_N)
+    _, out = double(objective.meta)(theta_D[None], inputs, part.lengths_N)
     loss = torch.nn.functional.cross_entropy(out[0, :, : task.output.size], part.targets[task.target], reduction="none")
     centred = torch.from_numpy(np.cov(objective.meta.embedding.T, bias=True))
     covariance = centred + 1e-3 * centred.diagonal().mean() * torch.eye(len(centred), dtype=torch.float64)
@@ -50,25 +58,27 @@ def plain_loss(objective, theta_D, weight_N, pull):
 
 def test_value_and_derivatives_are_those_of_autograd(objective):
     theta, weight, pull = problem(objective)
-    value, gradient, curvature = objective.model(theta, weight, pull)
-    part = objective.examples
-    inputs = objective.meta.interface.inputs(objective.task.data, part.inputs, torch.float64)
+    value, gradient, logits = objective.value(theta, weight, pull)
+    assert torch.equal(logits, objective.logits(theta))
     for p in range(len(theta)):
         own = theta[p].clone().requires_grad_()
         loss = plain_loss(objective, own, weight[p], pull[p])
-        assert float(value[p]) == pytest.approx(float(loss.detach()), rel=1e-9)
+        assert float(value[p]) == pytest.approx(float(loss.detach()), rel=1e-5)
         (expected,) = torch.autograd.grad(loss, own)
-        assert torch.allclose(gradient[p], expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(gradient[p], expected, rtol=1e-3, atol=1e-5)
+    part = objective.examples
+    inputs = objective.meta.interface.inputs(objective.task.data, part.inputs, torch.float64)
 
-    def logits(theta_D):
-        return objective.dynamics(theta_D[None], inputs, part.lengths_N)[1][0, :, : objective.task.output.size]
+    def outputs(theta_D):
+        return double(objective.meta)(theta_D[None], inputs, part.lengths_N)[1][0, :, : objective.task.output.size]
 
-    j_NCD = torch.autograd.functional.jacobian(logits, theta[0])
-    p_NC = logits(theta[0]).softmax(dim=-1)
+    j_NCD = torch.autograd.functional.jacobian(outputs, theta[0])
+    p_NC = outputs(theta[0]).softmax(dim=-1)
     expected = pull[0] * objective.precision_DD
     for weight_1, p_C, j_CD in zip(weight[0], p_NC, j_NCD, strict=True):
         expected = expected + weight_1 * j_CD.T @ (torch.diag(p_C) - torch.outer(p_C, p_C)) @ j_CD
-    assert torch.allclose(curvature[0], expected, rtol=1e-4, atol=1e-5)
+    curvature = objective.curvature(theta, logits, weight, pull)
+    assert (curvature[0] - expected).norm() < 0.02 * expected.norm()
 
 
 def test_many_starts_are_one_start_at_a_time(objective):
@@ -82,7 +92,7 @@ def test_many_starts_are_one_start_at_a_time(objective):
 def test_minima_are_those_of_scipy(objective):
     theta, weight, pull = problem(objective, starts=3)
     found, value = minimise(objective, theta, weight, pull)
-    assert (value < objective.model(theta, weight, pull)[0]).all()
+    assert (value < objective.value(theta, weight, pull)[0]).all()
     for p in range(len(theta)):
 
         def loss(x, p=p):
