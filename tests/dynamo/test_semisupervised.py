@@ -15,7 +15,7 @@ from small_population import make_specs
 
 from dynamo_dist import InputError, MetaModel
 from dynamo_dist.analysis import semisupervised
-from dynamo_dist.analysis.optimise import PULLS, Objective, minimise, optimise
+from dynamo_dist.analysis.optimise import FOLLOWED, PULLS, Objective, minimise, optimise
 from dynamo_dist.analysis.semisupervised import METHODS
 from dynamo_dist.analysis.students import distilled, from_scratch
 from dynamo_dist.analysis.tasks import task_of
@@ -122,7 +122,7 @@ def test_the_start_and_the_pull_are_chosen_by_the_labels(sequence_meta):
             order = torch.stack([(own * objective.losses(objective.logits(torch.from_numpy(t)[None]))).sum() for _, t in starts]).argsort()
             ends = [
                 minimise(objective, torch.from_numpy(starts[s][1])[None], own, torch.tensor([pull / int(kept.sum())], dtype=torch.float64))
-                for s in order[:4]
+                for s in order[:FOLLOWED]
             ]
             best = min(ends, key=lambda end: float(end[1]))[0]
             total += float(objective.losses(objective.logits(best))[0, ~kept].sum())
