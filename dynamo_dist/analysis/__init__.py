@@ -1,27 +1,39 @@
-"""What a trained meta-model says of its population. Nothing here trains anything or imports Ray."""
+"""What a trained meta-model says of its population. Nothing here trains a meta-model or imports Ray."""
 
+from dynamo_dist.analysis.averages import Averaging, compare_averages
 from dynamo_dist.analysis.averaging import average, scores_at
 from dynamo_dist.analysis.clustering import cluster
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, emulation, merge
+from dynamo_dist.analysis.landscape import Landscape, landscape
+from dynamo_dist.analysis.matching import matched, weight_average
 from dynamo_dist.analysis.reparameterize import CopyRatio, copy_ratio, permuted, reparameterized, widened
+from dynamo_dist.analysis.semisupervised import SemiSupervised, semisupervised
 from dynamo_dist.analysis.similarity import Similarity, similarity
 from dynamo_dist.analysis.stability import Stability, stability
 
 __all__ = [
+    "Averaging",
     "CopyRatio",
     "Emulation",
+    "Landscape",
+    "SemiSupervised",
     "Similarity",
     "Stability",
     "average",
     "cluster",
+    "compare_averages",
     "copy_ratio",
     "emulate_shard",
     "emulation",
+    "landscape",
+    "matched",
     "merge",
     "permuted",
     "reparameterized",
     "scores_at",
+    "semisupervised",
     "similarity",
     "stability",
+    "weight_average",
     "widened",
 ]

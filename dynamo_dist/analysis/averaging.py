@@ -3,15 +3,15 @@
 Scores are accuracies, or R^2 against the targets where networks answer with values.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 
-from dynamo_dist.analysis.scores import TaskScore, answers, targets
+from dynamo_dist.analysis.tasks import task_of, vector_scores
 from dynamo_dist.metamodel import MetaModel
 
 RANDOM_VECTORS = 8
@@ -26,21 +26,16 @@ class Vector:
     name: str
     data: str
     target: str
+    # Ids of the networks whose vectors it averages, by group; empty for a random one.
+    groups: dict[str, tuple[str, ...]]
     theta: np.ndarray
 
 
-@torch.no_grad()
 def scores_at(meta_path: str, data: str, target: str, theta_PD: np.ndarray) -> list[float]:
     """Test score of the meta-model at every vector, on one task."""
     meta = MetaModel.open(meta_path)
-    test, output = meta.population.datasets[data].test, meta.population.datasets[data].outputs[target]
-    score = TaskScore(output)
-    for index in meta.batches(test, len(theta_PD)):
-        part = test.select(index)
-        _, out = meta.emulate(theta_PD, part.inputs, part.lengths_N, data=data, every_step=output.every_step)
-        wanted = targets(part, target, output)
-        score.add(answers(out, part.lengths_N, output), wanted.expand(len(theta_PD), *wanted.shape))
-    return score.values()
+    task = task_of(meta, data, target)
+    return vector_scores(meta, task, theta_PD, task.dataset.test).tolist()
 
 
 def average_vectors(meta: MetaModel, *, seed: int = 0) -> list[Vector]:
@@ -50,25 +45,40 @@ def average_vectors(meta: MetaModel, *, seed: int = 0) -> list[Vector]:
     so that the larger group does not dominate). `random_theta`: isotropic normal with the embedding's root mean square radius:
     the control against a meta-model that solves the task at every theta.
     """
-    specs = [meta.population.spec(id) for id in meta.network_ids]
-    groups = {spec.group: spec for spec in specs}
-    mean = {name: meta.embedding[[spec.group == name for spec in specs]].mean(axis=0) for name in groups}
+    groups = _groups(meta)
+    mean = {name: meta.embedding[rows].mean(axis=0) for members in groups.values() for name, rows in members.items()}
 
-    def of(kind: str, name: str, spec: Any, theta: np.ndarray) -> Vector:
-        return Vector(kind=kind, name=name, data=spec.data, target=spec.target, theta=theta)
+    def of(kind: str, name: str, task: tuple[str, str], theta: np.ndarray, *averaged: str) -> Vector:
+        ids = {own: tuple(meta.network_ids[row] for row in groups[task][own]) for own in averaged}
+        return Vector(kind=kind, name=name, data=task[0], target=task[1], groups=ids, theta=theta)
 
-    vectors = [of("within", name, groups[name], mean[name]) for name in groups]
-    for a, b in combinations(groups, 2):
-        if (groups[a].data, groups[a].target) == (groups[b].data, groups[b].target):
-            vectors.append(of("across", f"{a} + {b}", groups[a], (mean[a] + mean[b]) / 2))
+    vectors = [of("within", name, task, mean[name], name) for task, members in groups.items() for name in members]
+    for task, members in groups.items():
+        vectors += [of("across", f"{a} + {b}", task, (mean[a] + mean[b]) / 2, a, b) for a, b in combinations(members, 2)]
     radius = np.sqrt((meta.embedding**2).mean())
     drawn = np.random.default_rng(seed).normal(scale=radius, size=(RANDOM_VECTORS, meta.embedding.shape[1]))
-    tasks = {(spec.data, spec.target): spec for spec in specs}
-    several = len({data for data, _ in tasks}) > 1
-    for data, target in sorted(tasks):
-        name = f"{data}: {target}" if several else target
-        vectors += [of("random_theta", name, tasks[data, target], theta) for theta in drawn]
+    for task in sorted(groups):
+        vectors += [of("random_theta", _task_name(task, groups), task, theta) for theta in drawn]
     return vectors
+
+
+def _groups(meta: MetaModel) -> dict[tuple[str, str], dict[str, list[int]]]:
+    """By task (data, target) and by group the rows of the embedding. Networks of one group that learned different tasks are different
+    groups here."""
+    rows: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for row, id in enumerate(meta.network_ids):
+        spec = meta.population.spec(id)
+        rows.setdefault((spec.data, spec.target), {}).setdefault(spec.group, []).append(row)
+    tasks_of = Counter(group for members in rows.values() for group in members)
+    return {
+        task: {group if tasks_of[group] == 1 else f"{group} ({_task_name(task, rows)})": own for group, own in members.items()}
+        for task, members in rows.items()
+    }
+
+
+def _task_name(task: tuple[str, str], tasks: Iterable[tuple[str, str]]) -> str:
+    data, target = task
+    return f"{data}: {target}" if len({name for name, _ in tasks}) > 1 else target
 
 
 def jobs(meta: MetaModel, vectors: Sequence[Vector], pieces: int) -> list[tuple[tuple[str, str, str, np.ndarray], list[int]]]:

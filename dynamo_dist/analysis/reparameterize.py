@@ -16,13 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from dynamo_dist.analysis import units
 from dynamo_dist.analysis.distances import EMBEDDED, MEASURES, baselines, check_measures, of_embedding
 from dynamo_dist.analysis.similarity import check_alike, check_labels
+from dynamo_dist.analysis.units import taken, unit_sizes
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel
 from dynamo_dist.networks import Convolutional, Recurrent, Stacked, StackedRecurrent
 from dynamo_dist.networks.architecture import GATES
-from dynamo_dist.networks.convolutional_modules import RESNET_BLOCKS
 from dynamo_dist.population import NetworkSpec, Population
 from dynamo_dist.population.imported import Adopted, check_new, write_population
 from dynamo_dist.population.specs import Specs
@@ -38,18 +39,8 @@ def permuted(networks: Stacked, generator: torch.Generator) -> Stacked:
     Outputs are the same up to the order of summation. Raises `InputError` for imported networks, whose layers are not known.
     """
     _check_known(networks)
-    if isinstance(networks.architecture, Recurrent):
-        unit_MH = _orders(networks, networks.architecture.hidden, generator)
-        copy = _with_units(networks, unit_MH, torch.ones(unit_MH.shape))
-        if networks.architecture.vocabulary is None:
-            return copy
-        feature_MI = _orders(networks, networks.architecture.features, generator)
-        features = {
-            "embedding": _taken(copy.tensors["embedding"], 2, feature_MI),
-            "w_input": _taken(copy.tensors["w_input"], 1, feature_MI),
-        }
-        return StackedRecurrent(copy.architecture, copy.tensors | features)
-    return _permuted_channels(networks, generator)
+    sizes = unit_sizes(networks)
+    return units.permuted(networks, {name: _orders(networks, size, generator) for name, size in sizes.items()})
 
 
 def widened(networks: StackedRecurrent, hidden: int, generator: torch.Generator) -> StackedRecurrent:
@@ -93,48 +84,10 @@ def _with_units(networks: StackedRecurrent, unit_MH: Tensor, share_MH: Tensor) -
     column_MG = (gates + unit_MH[:, None]).flatten(1)
     tensors = dict(networks.tensors)
     for name in ("w_recurrent", "w_readout"):  # from units
-        tensors[name] = _taken(tensors[name], 1, unit_MH) * share_MH[..., None].to(tensors[name])
+        tensors[name] = taken(tensors[name], 1, unit_MH) * share_MH[..., None].to(tensors[name])
     for name in ("w_input", "b_input", "w_recurrent", "b_recurrent"):  # to gates
-        tensors[name] = _taken(tensors[name], 2, column_MG)
+        tensors[name] = taken(tensors[name], 2, column_MG)
     return StackedRecurrent(replace(architecture, hidden=unit_MH.shape[1]), tensors)
-
-
-def _permuted_channels(networks: Stacked, generator: torch.Generator) -> Stacked:
-    """What is added has one order: a block ends in the order of its shortcut, so one that has none keeps the order that it was given."""
-    tensors, architecture = dict(networks.tensors), networks.architecture
-
-    def drawn(name: str) -> Tensor:
-        return _orders(networks, tensors[f"{name}.convolution.weight"].shape[1], generator)
-
-    def reorder(name: str, before_MF: Tensor | None, after_MF: Tensor) -> Tensor:
-        weight = _taken(tensors[f"{name}.convolution.weight"], 1, after_MF)
-        tensors[f"{name}.convolution.weight"] = weight if before_MF is None else _taken(weight, 2, before_MF)
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            tensors[f"{name}.norm.{part}"] = _taken(tensors[f"{name}.norm.{part}"], 1, after_MF)
-        return after_MF
-
-    if architecture.kind == "cnn":
-        order_MF = None
-        for stage in range(3):
-            order_MF = reorder(f"stages.{stage}", order_MF, drawn(f"stages.{stage}"))
-    else:
-        order_MF = reorder("stem", None, drawn("stem"))
-        for stage, blocks in enumerate(RESNET_BLOCKS[architecture.depth]):
-            for block in range(blocks):
-                name, before_MF = f"stages.{stage}.{block}", order_MF
-                if f"{name}.shortcut.convolution.weight" in tensors:
-                    order_MF = reorder(f"{name}.shortcut", before_MF, drawn(f"{name}.shortcut"))
-                inside_MF = reorder(f"{name}.first", before_MF, drawn(f"{name}.first"))
-                reorder(f"{name}.second", inside_MF, order_MF)
-    tensors["readout.weight"] = _taken(tensors["readout.weight"], 2, order_MF)
-    return type(networks)(architecture, tensors)
-
-
-def _taken(tensor: Tensor, axis: int, index_MF: Tensor) -> Tensor:
-    """Entries along an axis, of every network its own."""
-    shape = [1] * tensor.dim()
-    shape[0], shape[axis] = index_MF.shape
-    return tensor.take_along_dim(index_MF.view(shape).to(tensor.device), dim=axis)
 
 
 # ---- a population of originals and copies ----------------------------------------------------------------------------------

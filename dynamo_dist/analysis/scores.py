@@ -50,7 +50,7 @@ class TaskScore:
             self._r2.add(answers_mNC, target_mN, ~target_mN.isnan())
 
     def values(self) -> list[float]:
-        return (self._right / self._asked).tolist() if self._output.kind == "classes" else self._r2.values()
+        return (self._right.double() / self._asked).tolist() if self._output.kind == "classes" else self._r2.values()
 
 
 def answers(out: Tensor, lengths_B: Tensor | None, output: Output) -> Tensor:
