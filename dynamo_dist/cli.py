@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from dynamo_dist import recipes
 from dynamo_dist.allocator import keep_memory
-from dynamo_dist.analysis import sweep
+from dynamo_dist.analysis import suite, sweep
 from dynamo_dist.commit import write_json
 from dynamo_dist.data.folder import open_folder
 from dynamo_dist.data.imdb import import_imdb
@@ -22,7 +22,17 @@ from dynamo_dist.metamodel import MetaModelConfig, folder
 from dynamo_dist.metamodel.activations import WAYS
 from dynamo_dist.metamodel.events import EventFiles, summary_writer
 from dynamo_dist.metamodel.training import PRECISIONS, Diverged
-from dynamo_dist.pipeline import RESULT, check_meta_models, embed_result, run, run_sweep, train_meta_models
+from dynamo_dist.pipeline import (
+    ANALYSIS,
+    RESULT,
+    analyze,
+    check_analyses,
+    check_meta_models,
+    embed_result,
+    run,
+    run_sweep,
+    train_meta_models,
+)
 from dynamo_dist.population import Population
 from dynamo_dist.population.groups import read_groups, specs_of
 from dynamo_dist.population.imported import check_new
@@ -70,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--address", help="a running Ray cluster, for example auto or 10.0.0.1:6379; default: a local one for this command"
     )
-    command.add_argument("--seeds", type=int, default=1, help="meta-models to train, seeds 0, 1, ...; default 1")
+    command.add_argument("--seeds", type=int, help="meta-models to train, seeds 0, 1, ...; default: as many as the recipe's analyses need")
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
@@ -156,6 +166,22 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
 
     command = commands.add_parser(
+        "analyze",
+        help="similarity, averages, few labels, landscape, fixed points of a run or a meta-model",
+        description="Run analyses on a finished run (all its meta-models and its control) or on one meta-model. Each leaves its findings "
+        "(JSON), the numbers behind its figures (Parquet) and the figures (PNG and SVG) in the folder's analysis/.",
+        formatter_class=raw,
+        epilog="example:\n  dynamo-dist analyze runs/valence --all\n  dynamo-dist analyze runs/mine-meta similarity landscape\n\n"
+        f"analyses: {', '.join(suite.ANALYSES)}",
+    )
+    command.add_argument("folder", type=Path, help="folder of a run, or of a meta-model")
+    command.add_argument("analyses", nargs="*", metavar="NAME", help="which, see below")
+    command.add_argument("--all", action="store_true", help="all of them; those that do not apply say why")
+    command.add_argument("--workers", type=int, default=2, help="Ray workers, an analysis on each; 0: this process; default 2")
+    command.add_argument("--address", help="a running Ray cluster; default: a local one for this command")
+    command.add_argument("--json", action="store_true", help="print the findings as one line of JSON, last")
+
+    command = commands.add_parser(
         "report", help="write report.html of a finished run again", epilog="example: dynamo-dist report runs/valence"
     )
     command.add_argument("folder", type=Path, help="folder of the run")
@@ -166,8 +192,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> None:
     recipe = recipes.recipe(arguments.recipe, size=arguments.size, data=arguments.data)
-    if arguments.workers < 0 or arguments.seeds < 1:
-        raise InputError(f"--workers {arguments.workers} --seeds {arguments.seeds}: expected at least 0 workers and 1 seed")
+    seeds = recipe.seeds if arguments.seeds is None else arguments.seeds
+    if arguments.workers < 0 or seeds < 1:
+        raise InputError(f"--workers {arguments.workers} --seeds {seeds}: expected at least 0 workers and 1 seed")
     identity = {"name": recipe.name, **recipes.identity(recipe)}
     # Everything that can be refused is refused before Ray starts and before the folder is touched.
     check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
@@ -175,7 +202,9 @@ def _run(arguments: argparse.Namespace) -> None:
     recipe.specs(data)
     with open_runtime(arguments.workers, arguments.address) as runtime:
         claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
-        result = run(recipe, data, arguments.out, runtime=runtime, seeds=arguments.seeds)
+        result = run(recipe, data, arguments.out, runtime=runtime, seeds=seeds)
+    if recipe.analyses:
+        _figures(arguments.out / ANALYSIS)
     _report(arguments.out)
     say(f"done in {result['seconds']['total']:.0f} s: {arguments.out / 'report.html'}")
     print(arguments.out / RESULT)
@@ -265,6 +294,34 @@ def _embed(arguments: argparse.Namespace) -> None:
                 print(json.dumps(result))
 
 
+def _analyze(arguments: argparse.Namespace) -> None:
+    if arguments.workers < 0:
+        raise InputError(f"--workers {arguments.workers}: expected at least 0")
+    if arguments.all == bool(arguments.analyses):
+        raise InputError(f"say which analyses, or --all: the analyses are {', '.join(suite.ANALYSES)}")
+    names = list(suite.ANALYSES) if arguments.all else list(dict.fromkeys(arguments.analyses))
+    check_analyses(arguments.folder, names)
+    with open_runtime(arguments.workers, arguments.address) as runtime:
+        found = analyze(arguments.folder, names, runtime)
+    _figures(arguments.folder / ANALYSIS)
+    for name, summary in found.items():
+        print(arguments.folder / ANALYSIS / name / suite.SUMMARY)
+        if not arguments.all and "does_not_apply" in summary:
+            raise InputError(f"{name}: {summary['does_not_apply']}")
+    if arguments.json:
+        print(json.dumps(found))
+
+
+def _figures(folder: Path) -> None:
+    """Draw the analyses where matplotlib is there; their numbers do not need it."""
+    try:
+        from dynamo_dist.report.analyses import write_figures
+    except InputError as error:
+        say(f"no figures are drawn: {error}")
+    else:
+        write_figures(folder)
+
+
 def _report(folder: Path) -> None:
     from dynamo_dist.report import write_report
 
@@ -290,6 +347,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _train_population(arguments)
         elif arguments.command == "embed":
             _embed(arguments)
+        elif arguments.command == "analyze":
+            _analyze(arguments)
         elif arguments.command == "import":
             check_new(arguments.out)
             population = import_folder(arguments.folder, open_folder(arguments.data), arguments.out)

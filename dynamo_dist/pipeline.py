@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from dynamo_dist import analysis
-from dynamo_dist.analysis import averaging, sweep
+from dynamo_dist.analysis import averaging, suite, sweep
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, merge
 from dynamo_dist.commit import read_lines, write_json
 from dynamo_dist.data import Dataset
@@ -32,7 +32,7 @@ from dynamo_dist.progress import duration, follow, say
 from dynamo_dist.recipes import Recipe
 from dynamo_dist.runtime import LocalRuntime, Runtime, launched, open_runtime
 
-RESULT = "result.json"
+RESULT, ANALYSIS = "result.json", "analysis"
 
 
 def train_population(
@@ -205,6 +205,8 @@ def run(recipe: Recipe, data: dict[str, Dataset], out: Path, *, runtime: Runtime
         population = Population.create(out / "population", recipe.specs(data), data, workers=runtime.workers)
         train_remaining(population, runtime)
         population = Population.open(population.path)
+        if recipe.copies or recipe.wider:
+            population = _with_copies(recipe, population, out / "copies")
     configs = {out / f"meta-{seed}": dataclasses.replace(recipe.meta, seed=seed) for seed in range(seeds)}
     configs[out / "control"] = dataclasses.replace(recipe.meta, use_theta=False)
     with clock("meta"):
@@ -213,12 +215,49 @@ def run(recipe: Recipe, data: dict[str, Dataset], out: Path, *, runtime: Runtime
         say(f"analysis: every network on its test part ({', '.join(f'{len(own.test)} {own.kind}' for own in data.values())})")
         scores = _emulations([*metas, control], runtime)
         averages = _averages(metas[0], runtime)
+        analyses = analyze(out, recipe.analyses, runtime)
     result = _result(recipe, population, metas, scores, averages)
+    result["analyses"] = analyses
     result["seconds"] = clock.seconds
     np.savez(out / "embedding.npz", embedding=metas[0].embedding, ids=np.array(metas[0].network_ids))
     _write_networks(out, population, metas[0], scores[0], scores[-1])
     write_json(out / RESULT, result)
     return result
+
+
+def analyze(path: Path, names: Sequence[str], runtime: Runtime) -> dict[str, Any]:
+    """Run these analyses (of `analysis.suite.ANALYSES`) on a finished run, with all its meta-models and its control, or on one meta-model;
+    returns their summaries by name. Their files go to `analysis/NAME/` in the folder."""
+    metas, control = check_analyses(path, names)
+    paths, control_path = tuple(str(meta.resolve()) for meta in metas), str(control.resolve()) if control else None
+    work = [(name, paths, control_path, str((path / ANALYSIS / name).resolve())) for name in names]
+    summaries: dict[str, Any] = {}
+    for index, summary in map_jobs(runtime, suite.analyse, work, say):
+        summaries[names[index]] = summary
+        say(f"analysis: {names[index]}: {summary.get('does_not_apply', 'done')} ({len(summaries)} of {len(names)})")
+    return {name: summaries[name] for name in names}
+
+
+def check_analyses(path: Path, names: Sequence[str]) -> tuple[list[Path], Path | None]:
+    """The meta-models of a run in the order of their seeds and its control, or the one meta-model that the folder holds. Raises
+    `InputError` for an unknown analysis, and where there is no meta-model or one is not finished."""
+    if unknown := [name for name in names if name not in suite.ANALYSES]:
+        raise InputError(f"unknown analysis {unknown[0]!r}: the analyses are {', '.join(suite.ANALYSES)}")
+    seeds = sorted(int(file.parent.name.partition("-")[2]) for file in path.glob("meta-*/meta.json"))
+    metas = [path] if (path / "meta.json").exists() else [path / f"meta-{seed}" for seed in seeds]
+    if not metas:
+        raise InputError(f"{path} holds no meta-model: give the folder of a run, or one that `dynamo-dist embed` wrote")
+    control = path / "control" if (path / "control" / "meta.json").exists() else None
+    for meta in [*metas, *([control] if control else [])]:
+        MetaModel.open(meta)
+    return metas, control
+
+
+def _with_copies(recipe: Recipe, population: Population, out: Path) -> Population:
+    """The population that has exact copies of its networks beside them."""
+    if not (out / "population.json").exists():
+        population = analysis.reparameterized(population, out, copies=recipe.copies, wider=recipe.wider, seed=recipe.seed)
+    return Population.open(out)
 
 
 class _Clock:

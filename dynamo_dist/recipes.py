@@ -31,6 +31,12 @@ class Recipe:
     meta: MetaModelConfig
     # Base of every network's seed.
     seed: int = 0
+    # Exact copies of every network that are embedded beside it: with hidden units in another order, and with more of them.
+    copies: int = 0
+    wider: int = 0
+    # Meta-models that differ in their seed, and the analyses (of `analysis.suite`) of them.
+    seeds: int = 1
+    analyses: tuple[str, ...] = ()
 
     def make_data(self) -> dict[str, Dataset]:
         return {name: make(task) for name, task in self.data.items()}
@@ -186,10 +192,43 @@ def digits(*, size: str = "small", data: str | None = None) -> Recipe:
     )
 
 
+def landscape(*, size: str = "small", data: str | None = None) -> Recipe:
+    """Accuracy over a plane of the embedding space of the ResNets of `digits`: are there better networks than those?"""
+    return dataclasses.replace(
+        digits(size=size, data=data), name="landscape", title="Accuracy over the embedding space", analyses=("landscape",)
+    )
+
+
+def semisupervised(*, size: str = "small", data: str | None = None) -> Recipe:
+    """A network chosen by a few labelled digits, by optimising theta alone."""
+    return dataclasses.replace(digits(size=size, data=data), name="semisupervised", title="Few labels", analyses=("semisupervised",))
+
+
+def averaging(*, size: str = "small", data: str | None = None) -> Recipe:
+    """Means of embedding vectors of the integrators of `valence` against means of weights and ensembles."""
+    return dataclasses.replace(
+        valence(size=size, data=data), name="averaging", title="Averages of networks", seeds=1, analyses=("averaging",)
+    )
+
+
+def reparameterize(*, size: str = "small", data: str | None = None) -> Recipe:
+    """The integrators of `valence` beside exact copies of them with other weights: hidden units in another order, and more units."""
+    recipe = valence(size=size, data=data)
+    # Copies come together as training goes on: theta starts at 0.
+    meta = dataclasses.replace(recipe.meta, steps={"tiny": recipe.meta.steps, "small": 2400}[size])
+    return dataclasses.replace(
+        recipe, name="reparameterize", title="Copies with other weights", meta=meta, copies=1, wider=1, seeds=1, analyses=("reparameterize",)
+    )
+
+
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "valence": valence,
     "attractors": attractors,
     "digits": digits,
+    "landscape": landscape,
+    "semisupervised": semisupervised,
+    "averaging": averaging,
+    "reparameterize": reparameterize,
     "imdb-amount": imdb_amount,
     "imdb-architecture": imdb_architecture,
 }

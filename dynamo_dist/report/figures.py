@@ -31,7 +31,8 @@ def _html(figure: Figure, caption: str) -> str:
     return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{caption}</figcaption></figure>"
 
 
-def _axes(**labels: str) -> tuple[Figure, Axes]:
+def blank_axes(**labels: str) -> tuple[Figure, Axes]:
+    """One figure with one set of axes, as all are drawn here."""
     figure = Figure(figsize=(4.6, 3.7))
     axes = figure.add_subplot()
     axes.set(**labels)
@@ -54,7 +55,7 @@ def plane(theta_MD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def embedding(networks: dict[str, list[Any]]) -> str:
     """The map of embedding vectors: colour is the computation, shape the architecture."""
     points, shares = plane(np.array(networks["theta"]))
-    figure, axes = _axes(xlabel=f"component 1 ({100 * shares[0]:.0f} % of variance)", ylabel=f"component 2 ({100 * shares[1]:.0f} %)")
+    figure, axes = blank_axes(xlabel=f"component 1 ({100 * shares[0]:.0f} % of variance)", ylabel=f"component 2 ({100 * shares[1]:.0f} %)")
     colour = dict(zip(dict.fromkeys(networks["computation"]), itertools.cycle(COLOURS), strict=False))
     marker = dict(zip(dict.fromkeys(networks["architecture"]), itertools.cycle(MARKERS), strict=False))
     for group in dict.fromkeys(networks["group"]):
@@ -75,7 +76,7 @@ def embedding(networks: dict[str, list[Any]]) -> str:
 
 def disputed(networks: dict[str, list[Any]]) -> str:
     """Agreement on disputed inputs, with and without theta."""
-    figure, axes = _axes(xlabel="control without theta", ylabel="meta-model at theta")
+    figure, axes = blank_axes(xlabel="control without theta", ylabel="meta-model at theta")
     colour = dict(zip(dict.fromkeys(networks["computation"]), itertools.cycle(COLOURS), strict=False))
     x, y = np.array(networks["control_disputed_agreement"], dtype=float), np.array(networks["disputed_agreement"], dtype=float)
     axes.plot([0, 1], [0, 1], color="#8c959f", linewidth=1)
@@ -86,7 +87,7 @@ def disputed(networks: dict[str, list[Any]]) -> str:
 
 def training(folder: Path, result: dict[str, Any]) -> str:
     """Losses along training."""
-    figure, axes = _axes(xlabel="step", ylabel="loss", yscale="log")
+    figure, axes = blank_axes(xlabel="step", ylabel="loss", yscale="log")
     names = [*(f"meta-{seed}" for seed in range(len(result["seeds"]))), "control"]
     for name, colour in zip(names, itertools.cycle(COLOURS), strict=False):
         lines = [json.loads(line) for line in (folder / name / "progress.jsonl").read_text().splitlines()]

@@ -133,6 +133,7 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
             "--skip-failed", "--sweep", "--tensorboard", "--workers",
         ],
         "import-data": ["--help", "--out"],
+        "analyze": ["--address", "--all", "--help", "--json", "--workers"],
         "report": ["--help"],
         "recipes": ["--help"],
     }  # fmt: skip

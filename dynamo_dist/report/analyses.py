@@ -1,0 +1,149 @@
+"""Figures of the analyses in a folder, as PNG and SVG beside the tables that they are drawn from; nothing is computed again."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dynamo_dist.report.figures import COLOURS, Axes, Figure, blank_axes, mpl
+
+# Networks whose fixed points are shown.
+PORTRAITS = 6
+
+
+def write_figures(folder: Path) -> list[Path]:
+    """Draw what the analyses in `folder`, one to a subfolder, have left; returns the files."""
+    written = []
+    for name, draw in FIGURES.items():
+        tables = {file.stem: pq.read_table(file) for file in (folder / name).glob("*.parquet")}
+        if not tables:
+            continue
+        figure = draw(tables)
+        for kind in ("png", "svg"):
+            path = folder / name / f"{name}.{kind}"
+            with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+                figure.savefig(path, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
+            written.append(path)
+    return written
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    """As numbers, NaN where there is none, or as strings."""
+    values = table[name]
+    return np.array(values.to_pylist(), dtype=object if pa.types.is_string(values.type) else float)
+
+
+def _by(labels: np.ndarray) -> dict[str, str]:
+    """A colour for every label."""
+    return dict(zip(dict.fromkeys(labels), itertools.cycle(COLOURS), strict=False))
+
+
+def _grid(count: int, size: float = 2.4) -> tuple[Figure, list[Axes]]:
+    columns = min(4, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size * columns, size * rows))
+    return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
+
+
+def _similarity(tables: dict[str, pa.Table]) -> Figure:
+    """Classical scaling of every measure, coloured by computation, with how well it sorts the networks."""
+    points = tables["coordinates"]
+    accuracy = dict(zip(_column(tables["measures"], "measure"), _column(tables["measures"], "nearest_neighbour"), strict=True))
+    measure, computation, meta = (_column(points, name) for name in ("measure", "computation", "meta"))
+    colour = _by(computation)
+    figure, panels = _grid(len(accuracy))
+    for axes, (name, share) in zip(panels, accuracy.items(), strict=True):
+        rows = (measure == name) & (np.isnan(meta) | (meta == 0)) & (_column(points, "set") == 0)
+        axes.scatter(_column(points, "x")[rows], _column(points, "y")[rows], c=[colour[own] for own in computation[rows]], s=18, linewidths=0)
+        axes.set_title(f"{name}: {100 * share:.0f} % nearest", fontsize=8)
+        axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def _averaging(tables: dict[str, pa.Table]) -> Figure:
+    """Scores of every way to make one network of several, a panel per group or pair."""
+    table = tables["averaging"]
+    name, method, score = (_column(table, column) for column in ("name", "method", "score"))
+    names, methods = list(dict.fromkeys(name)), list(dict.fromkeys(method))
+    figure, panels = _grid(len(names), size=3.0)
+    for axes, own in zip(panels, names, strict=True):
+        for place, way in enumerate(methods):
+            found = score[(name == own) & (method == way)]
+            axes.plot(found, np.full(len(found), -place), "o", color=COLOURS[place % len(COLOURS)], alpha=0.7, markersize=4)
+        axes.set_yticks(-np.arange(len(methods)), [way.replace("_", " ") for way in methods], fontsize=7)
+        axes.set_title(own, fontsize=8)
+        axes.grid(alpha=0.25)
+    figure.subplots_adjust(wspace=0.9)
+    return figure
+
+
+def _landscape(tables: dict[str, pa.Table]) -> Figure:
+    """Test score over the plane, with the networks, their mean and the point that labelled examples chose."""
+    grid, networks = tables["landscape"], tables["landscape_networks"]
+    u, v = (np.unique(_column(grid, name)) for name in ("u", "v"))
+    figure, axes = blank_axes(xlabel="direction 1", ylabel="direction 2")
+    shown = axes.pcolormesh(u, v, _column(grid, "test").reshape(len(u), len(v)).T, shading="nearest", cmap="viridis")
+    figure.colorbar(shown, ax=axes, label="test score")
+    group = _column(networks, "group")
+    for own, colour in _by(group).items():
+        rows = group == own
+        axes.plot(_column(networks, "u")[rows], _column(networks, "v")[rows], "o", color=colour, markersize=4, label=own, markeredgecolor="w")
+    best = np.array(grid["best"].to_pylist())
+    axes.plot(_column(grid, "u")[best], _column(grid, "v")[best], "*", color="w", markersize=12, markeredgecolor="k", label="best by labels")
+    axes.plot(0, 0, "+", color="w", markersize=10, label="mean")
+    axes.legend(fontsize=6)
+    return figure
+
+
+def _semisupervised(tables: dict[str, pa.Table]) -> Figure:
+    """Test accuracy against the number of labels, mean and standard deviation over draws."""
+    table = tables["semisupervised"]
+    method, labels, score = (_column(table, name) for name in ("method", "labels", "score"))
+    figure, axes = blank_axes(xlabel="labels", ylabel="test accuracy", xscale="log")
+    for own, colour in _by(method).items():
+        counts = np.unique(labels[(method == own) & ~np.isnan(score)])
+        found = [score[(method == own) & (labels == count)] for count in counts]
+        axes.errorbar(counts, [f.mean() for f in found], [f.std() for f in found], color=colour, marker="o", markersize=4, label=own)
+    axes.legend(fontsize=6, frameon=False)
+    return figure
+
+
+def _fixed_points(tables: dict[str, pa.Table]) -> Figure:
+    """Fixed points at zero input of the meta-model at the vectors of some networks, filled where stable, slow points small."""
+    every = tables["points"]
+    points = every.filter(pc.and_(pc.equal(every["which"], "meta"), pc.equal(every["input"], "zero")))
+    ids, stable, kind = _column(points, "id"), np.array(points["stable"].to_pylist()), _column(points, "kind")
+    known = list(dict.fromkeys(ids))
+    chosen = [known[place] for place in np.unique(np.linspace(0, max(0, len(known) - 1), PORTRAITS).round().astype(int))] if known else []
+    figure, panels = _grid(max(1, len(chosen)))
+    for axes, id in zip(panels, chosen, strict=False):
+        x, y = (_column(points, f"component_{number}") for number in (1, 2))
+        fixed, own = kind == "fixed", ids == id
+        axes.scatter(x[own & ~fixed], y[own & ~fixed], s=4, color="#8c959f", linewidths=0)
+        axes.scatter(x[own & fixed & stable], y[own & fixed & stable], s=30, color=COLOURS[0])
+        axes.scatter(x[own & fixed & ~stable], y[own & fixed & ~stable], s=30, facecolors="none", edgecolors=COLOURS[1])
+        axes.set_title(id, fontsize=8)
+        axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def _reparameterize(tables: dict[str, pa.Table]) -> Figure:
+    """Distance of copies over distance between computations, by measure."""
+    table = tables["copies"].filter(pc.is_valid(tables["copies"]["ratio"]))
+    figure, axes = blank_axes(xlabel="distance of a copy / distance between computations")
+    axes.barh(_column(table, "measure").tolist(), _column(table, "ratio"), color=COLOURS[0])
+    return figure
+
+
+FIGURES: dict[str, Callable[[dict[str, pa.Table]], Figure]] = {
+    "similarity": _similarity,
+    "averaging": _averaging,
+    "landscape": _landscape,
+    "semisupervised": _semisupervised,
+    "fixed-points": _fixed_points,
+    "reparameterize": _reparameterize,
+}
