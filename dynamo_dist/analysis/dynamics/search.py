@@ -21,13 +21,15 @@ from dynamo_dist.errors import InputError
 FIXED = 1e-24
 # Speed |h - F(h)| at a minimum of q, relative to the typical speed, below which it is a slow point.
 SLOW = 0.05
-# Distance, relative to the spread of the starts, within which two points are one.
-SAME = 1e-5
+# Distance, relative to the spread of the starts, within which two fixed points are one, and two slow ones: a flat minimum of q is reached
+# less precisely than a fixed point.
+SAME, SAME_SLOW = 1e-5, 1e-2
 # Numbers of the Jacobians in work: what one step touches stays in a cache of a few MB.
 _NUMBERS = 2**19
-_ITERATIONS = 200
-# Of q: below it a row is left to the polish. Of |A' r| / |r|: below it the row has come to a minimum of q that is no fixed point.
-_NEAR, _STATIONARY = 1e-18, 1e-5
+_ITERATIONS = 100
+# Of q: below it a row is left to the polish. Of |A' r| / |r|, r = h - F(h), A its Jacobian: below it the row has come to a minimum of q that
+# is no fixed point, or to a fixed point that is nearly degenerate; the polish shows which.
+_NEAR, _STATIONARY = 1e-18, 1e-3
 # Damping mu = kappa |r| / spread: kappa at the start.
 _KAPPA = 0.1
 # A row is captured by a known point when the linearisation there predicts its distance within this share.
@@ -117,7 +119,7 @@ def search_rows(
     """`search` from rows, each with its map, as many of each map as there are."""
     typical_speed_M = spread_M if typical_speed_M is None else typical_speed_M
     minima = _Descent(maps, spread_M).run(h_RH, m_R)
-    h_PH, r_PH = _polish(maps, minima.state, minima.map)
+    h_PH, r_PH = newton(maps, minima.state, minima.map)
     q_P = 0.5 * r_PH.square().sum(dim=1)
     fixed_P = q_P < FIXED
     slow_P = 0.5 * (SLOW * typical_speed_M[minima.map]).square()
@@ -125,13 +127,12 @@ def search_rows(
     if not bool(keep.all()):
         h_PH, q_P, fixed_P, slow_P = h_PH[keep], q_P[keep], fixed_P[keep], slow_P[keep]
         minima = _Minima(state=h_PH, map=minima.map[keep], starts=minima.starts[keep], stationary=minima.stationary[keep])
-    # Fixed points come before slow ones, so that a slow point beside a fixed one is that one.
-    cluster_P = clusters(h_PH, minima.map, SAME * spread_M)
+    cluster_P = clusters(h_PH, 2 * minima.map + fixed_P, torch.stack([SAME_SLOW * spread_M, SAME * spread_M], dim=1).flatten())
     order = torch.argsort(q_P, stable=True)
     order = order[torch.argsort(cluster_P[order], stable=True)]
     first = torch.ones(len(order), dtype=torch.bool)
     first[1:] = cluster_P[order][1:] != cluster_P[order][:-1]
-    starts = torch.zeros(int(cluster_P.max()) + 1 if len(order) else 0, dtype=torch.int64).index_add_(0, cluster_P, minima.starts)
+    starts = torch.zeros(len(order), dtype=torch.int64).index_add_(0, cluster_P, minima.starts)
     best = order[first]
     best = best[torch.argsort(q_P[best], stable=True)]
     best = best[torch.argsort(minima.map[best], stable=True)]
@@ -204,7 +205,7 @@ class _Descent:
 
     def _step(self, work: dict[str, Tensor]) -> None:
         """One step of all rows; those whose q would grow stay and get more damping."""
-        a, r, q, gradient = work["a"], work["r"], work["q"], work["gradient"]
+        a, q, gradient = work["a"], work["q"], work["gradient"]
         normal = torch.bmm(a.mT, a)
         damping = work["kappa"] * (2 * q).sqrt() / self._spread[work["m"]]
         normal.diagonal(dim1=1, dim2=2).add_(damping.clamp(min=1e-14)[:, None])
@@ -292,7 +293,7 @@ def _residual(maps: Maps, h_RH: Tensor, m_R: Tensor) -> tuple[Tensor, Tensor]:
     return h_RH - new_RH, a_RHH
 
 
-def _polish(maps: Maps, h_PH: Tensor, m_P: Tensor, steps: int = 6) -> tuple[Tensor, Tensor]:
+def newton(maps: Maps, h_PH: Tensor, m_P: Tensor, *, steps: int = 10) -> tuple[Tensor, Tensor]:
     """Newton's method for h = F(h) where it lowers q: states and what is left, (P, H) both."""
     h_PH = h_PH.clone()
     r_PH = torch.empty_like(h_PH)
@@ -313,7 +314,7 @@ def _polish(maps: Maps, h_PH: Tensor, m_P: Tensor, steps: int = 6) -> tuple[Tens
 
 
 def clusters(h_PH: Tensor, m_P: Tensor, radius_M: Tensor) -> Tensor:
-    """Number of the cluster of every point, int64 (P,): points of one map within its radius are linked."""
+    """Number of the cluster of every point, int64 (P,): points of one kind (map), `m_P`, within its radius are linked."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
