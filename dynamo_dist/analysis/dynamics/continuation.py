@@ -7,7 +7,7 @@ chapters 4 and 7):
 
     saddle-node      +1, two points appear or vanish          flip              -1
     pitchfork        +1, a point changes stability and        Neimark-Sacker    a complex pair
-                     two appear or vanish around it           transcritical     +1, two points exchange stability
+                     two appear or vanish around it
 
 Legend: P steps of the path, S starts, R rows, N points of all steps, H numbers of the state, D embedding dimensions.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dynamo_dist.analysis.dynamics.maps import Maps
 from dynamo_dist.analysis.dynamics.networks import dynamics_at, input_features, meta_cells
-from dynamo_dist.analysis.dynamics.search import FIXED, SAME, Points, newton, search, search_rows, spread
+from dynamo_dist.analysis.dynamics.points import FIXED, SAME, Points, newton, search, search_rows, spread
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel
 
@@ -39,7 +39,7 @@ Family = Callable[[Tensor], Maps]
 
 @dataclass(frozen=True, kw_only=True)
 class Bifurcation:
-    # saddle-node, pitchfork, transcritical, flip or Neimark-Sacker; "unresolved" where points come or go and no eigenvalue crosses.
+    # saddle-node, pitchfork, flip or Neimark-Sacker; "unresolved" where points come or go and none of these explains it.
     kind: str
     # Parameter, to LOCATED of the path; the point (H,) and its eigenvalue next to the unit circle.
     at: float
@@ -266,6 +266,4 @@ def _classified(before: Points, after: Points, at: float, scale: Tensor) -> Bifu
     crossing = made("", own, "circle")
     if abs(crossing.eigenvalue.imag) > 1e-6:
         return made("Neimark-Sacker", own, "circle")
-    if crossing.eigenvalue.real < 0:
-        return made("flip", own, "circle")
-    return made("transcritical" if len(own) >= 2 else "unresolved", own, "one")
+    return made("flip" if crossing.eigenvalue.real < 0 else "unresolved", own, "circle")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dynamo_dist.analysis.dynamics.maps import Maps
-from dynamo_dist.analysis.dynamics.search import clusters, spread
+from dynamo_dist.analysis.dynamics.points import clusters, spread
 
 # Steps that are left out, and those that are recorded.
-_SETTLE, _RECORD = 2000, 1024
+_SETTLE, _RECORD = 1000, 512
 # An orbit is a cycle when its amplitude is this part of the spread of the starts or more, changes by less than 1 % over the record, and
 # its last quarter lies on the curve of the first three within 2 % of the amplitude.
 _SMALL, _STEADY, _CLOSED = 0.02, 0.01, 0.02
@@ -47,17 +47,22 @@ def limit_cycles(maps: Maps, starts_MSH: Tensor, spread_M: Tensor | None = None)
     `spread_M`: the unit of length, by default that of the starts. Unstable cycles are not seen.
     """
     spread_M = spread(starts_MSH) if spread_M is None else spread_M
-    for _ in range(_SETTLE):
+    for _ in range(_SETTLE // 2):
         starts_MSH = maps.step_all(starts_MSH)
-    found = []
-    # Map by map, because records of all of them would not fit into memory.
-    for m, h_SH in enumerate(starts_MSH):
-        m_S, record = torch.full((len(h_SH),), m), []
-        for _ in range(_RECORD):
-            h_SH = maps.step(h_SH, m_S)
+    moved_M = (maps.step_all(starts_MSH) - starts_MSH).norm(dim=2).amax(dim=1)
+    # Where every run would take longer than the record to move by the smallest amplitude, there is no cycle.
+    moving_M = moved_M * _RECORD > _SMALL * spread_M
+    return [_orbits(maps, m, h_SH, float(spread_M[m])) if moving_M[m] else [] for m, h_SH in enumerate(starts_MSH)]
+
+
+def _orbits(maps: Maps, m: int, h_SH: Tensor, scale: float) -> list[Cycle]:
+    """Of one map: records of all would not fit into memory."""
+    m_S, record = torch.full((len(h_SH),), m), []
+    for t in range(_SETTLE - _SETTLE // 2 + _RECORD):
+        h_SH = maps.step(h_SH, m_S)
+        if t >= _SETTLE - _SETTLE // 2:
             record.append(h_SH)
-        found.append(_cycles(torch.stack(record, dim=1), float(spread_M[m])))
-    return found
+    return _cycles(torch.stack(record, dim=1), scale)
 
 
 def _cycles(x_STH: Tensor, scale: float) -> list[Cycle]:

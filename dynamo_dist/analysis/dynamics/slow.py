@@ -14,13 +14,17 @@ import torch
 from torch import Tensor
 
 from dynamo_dist.analysis.dynamics.maps import Maps
-from dynamo_dist.analysis.dynamics.search import SLOW, spread
+from dynamo_dist.analysis.dynamics.points import SLOW, spread
 
 # Of a direction with a time constant of 10 steps (slope 0.1) 1/250 is left, of one with 50 steps three quarters.
 _DAMPING, _STEPS = 0.01, 8
+# A state whose step is this part of the typical speed is where it will be.
+_RELAXED = 1e-3
 _NUMBERS = 2**19
 # States of a set that are compared: of those nearer than RESOLUTION (of the spread of the visited states) one is kept.
 _RESOLUTION, _MOST = 0.02, 600
+# Of these, whose spectrum is looked at.
+_SPECTRA = 50
 # A neighbourhood is a state and its 20 nearest; where the farthest is beyond this part of the spread, the state is isolated.
 _NEIGHBOURS, _REACH = 20, 0.5
 # Time constant in steps from which a direction counts as slow.
@@ -52,16 +56,21 @@ def slow_states(maps: Maps, starts_MSH: Tensor, speed_M: Tensor) -> tuple[Tensor
     h_RH, m_R = starts_MSH.flatten(0, 1).clone(), torch.arange(maps.count).repeat_interleave(starts_MSH.shape[1])
     slow_R = torch.zeros(len(h_RH), dtype=torch.bool)
     for rows in torch.arange(len(h_RH)).split(max(16, _NUMBERS // maps.size**2)):
-        h, m = h_RH[rows], m_R[rows]
+        left = rows
         for _ in range(_STEPS):
+            h, m = h_RH[left], m_R[left]
             new, j = maps.jacobian(h, m)
             a = -j
             a.diagonal(dim1=1, dim2=2).add_(1)
             normal = torch.bmm(a.mT, a)
             normal.diagonal(dim1=1, dim2=2).add_(_DAMPING)
-            step = torch.cholesky_solve(torch.bmm(a.mT, (h - new)[:, :, None]), torch.linalg.cholesky(normal))
-            h = h - step[:, :, 0]
-        h_RH[rows], slow_R[rows] = h, (h - maps.step(h, m)).norm(dim=1) < SLOW * speed_M[m]
+            step = torch.cholesky_solve(torch.bmm(a.mT, (h - new)[:, :, None]), torch.linalg.cholesky(normal))[:, :, 0]
+            h_RH[left] = h - step
+            left = left[step.norm(dim=1) > _RELAXED * speed_M[m]]
+            if not len(left):
+                break
+        h, m = h_RH[rows], m_R[rows]
+        slow_R[rows] = (h - maps.step(h, m)).norm(dim=1) < SLOW * speed_M[m]
     return h_RH.view_as(starts_MSH), slow_R.view(starts_MSH.shape[:2])
 
 
@@ -74,8 +83,8 @@ def slow_sets(maps: Maps, starts_MSH: Tensor, speed_M: Tensor, readout_MHC: Tens
         dimension, length, directions, alignment, chance = (math.nan,) * 5
         if len(states):
             dimension, length = intrinsic_dimension(states, scale), geodesic_length(states, scale) / scale
-            h_RH = torch.from_numpy(states)
-            values, vectors = torch.linalg.eig(maps.jacobian(h_RH, torch.full((len(states),), m))[1])
+            h_RH = torch.from_numpy(states[np.linspace(0, len(states) - 1, min(_SPECTRA, len(states))).astype(int)])
+            values, vectors = torch.linalg.eig(maps.jacobian(h_RH, torch.full((len(h_RH),), m))[1])
             directions = float((values.abs() > math.exp(-1 / SLOW_STEPS)).sum(dim=1).double().median())
             if readout_MHC is not None:
                 alignment, chance = _alignment(values, vectors, readout_MHC[m], max(1, round(dimension)))
