@@ -45,13 +45,13 @@ def trained(folder: Path) -> Population:
     return Population.open(folder)
 
 
-def adam_points(cell: nn.GRUCell, starts_SH: Tensor, inputs: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, int]:
+def adam_points(cell: nn.GRUCell, starts_SH: Tensor, inputs: int) -> tuple[Tensor, Tensor, int]:
     """Unique points (P, H), their q (P,), and the steps that were taken."""
-    cell, x_F = cell.to(dtype), torch.zeros(len(starts_SH), inputs, dtype=dtype)
-    h_SH = starts_SH.to(dtype).clone().requires_grad_()
+    starts_SH, x_F = starts_SH.float(), torch.zeros(len(starts_SH), inputs)
+    h_SH = starts_SH.clone().requires_grad_()
     optimiser = torch.optim.Adam([h_SH], lr=0.05)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=500, gamma=0.7)
-    before = torch.full((len(starts_SH),), torch.nan, dtype=dtype)
+    before = torch.full((len(starts_SH),), torch.nan)
     steps = 0
     while steps < 5_000:
         steps += 1
@@ -65,8 +65,8 @@ def adam_points(cell: nn.GRUCell, starts_SH: Tensor, inputs: int, dtype: torch.d
             break
         before = after
     h_SH = h_SH.detach()
-    centre = starts_SH.to(dtype).mean(dim=0)
-    inside = (h_SH - centre).norm(dim=1) <= 10 * (starts_SH.to(dtype) - centre).norm(dim=1).mean()
+    centre = starts_SH.mean(dim=0)
+    inside = (h_SH - centre).norm(dim=1) <= 10 * (starts_SH - centre).norm(dim=1).mean()
     h_SH, after = h_SH[inside], after[inside]
     order = after.argsort()
     h_SH, after = h_SH[order], after[order]
@@ -90,18 +90,16 @@ def compare(dynamics: Dynamics, network: nn.Module) -> None:
     )
     cell = nn.GRUCell(network.recurrent.input_size, HIDDEN).requires_grad_(False)
     cell.load_state_dict({name.removesuffix("_l0"): tensor for name, tensor in network.recurrent.state_dict().items()})
-    for dtype in (torch.float32, torch.float64):
-        begin = time.process_time()
-        states, q, steps = adam_points(cell, starts[0], network.recurrent.input_size, dtype)
-        seconds = time.process_time() - begin
-        good = q < 1e-12
-        near = torch.cdist(states[good].double(), fixed.state).amin(dim=1)
-        print(
-            f"Adam from all starts, {str(dtype).removeprefix('torch.')}: {seconds:.1f} s, {steps} steps, {len(q)} unique points, {int(good.sum())} "
-            f"with q < 1e-12 ({int((near < 1e-2).sum())} of them within 0.01 of one of the search); median q {float(q.median()):.1e}, largest "
-            f"{float(q.max()):.1e}; {seconds / min(took):.0f} times as long",
-            flush=True,
-        )
+    begin = time.process_time()
+    states, q, steps = adam_points(cell, starts[0], network.recurrent.input_size)
+    seconds = time.process_time() - begin
+    good = q < 1e-12
+    near = torch.cdist(states[good].double(), fixed.state).amin(dim=1)
+    print(
+        f"Adam from all starts: {seconds:.1f} s, {steps} steps, {len(q)} unique points, {int(good.sum())} with q < 1e-12 ({int((near < 1e-2).sum())} of "
+        f"them within 0.01 of one of the search); median q {float(q.median()):.1e}, largest {float(q.max()):.1e}; {seconds / min(took):.0f} times as long",
+        flush=True,
+    )
 
 
 def many(dynamics: Dynamics, network: StackedRecurrent, networks: int) -> None:

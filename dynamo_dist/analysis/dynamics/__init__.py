@@ -6,8 +6,8 @@ Source: the specification's section 6; Sussillo and Barak, Neural Computation 25
 from dynamo_dist.analysis.dynamics.continuation import Path, continue_points, theta_path
 from dynamo_dist.analysis.dynamics.cycles import Cycle, limit_cycles
 from dynamo_dist.analysis.dynamics.maps import CellMaps, Cells, FunctionMaps, Maps
-from dynamo_dist.analysis.dynamics.result import FixedPoints, fixed_points, fixed_points_of
 from dynamo_dist.analysis.dynamics.points import Points, search
+from dynamo_dist.analysis.dynamics.result import FixedPoints, fixed_points, fixed_points_of
 from dynamo_dist.analysis.dynamics.slow import SlowSet, slow_sets
 
 __all__ = [

@@ -104,7 +104,7 @@ class CellMaps(Maps):
         w, b = self._cells.w_recurrent, self._cells.b_candidate
         if len(w) > 1:
             # Sorted rows of one map, the usual case in a search, need no copies of its weights.
-            w = w[m_R[:1]] if bool((m_R == m_R[0]).all()) else w[m_R]
+            w = w[m_R[:1]] if len(m_R) and bool((m_R == m_R[0]).all()) else w[m_R]
         return w, self._x[m_R], b if b is None or len(b) == 1 else b[m_R]
 
     def _products(self, h_RH: Tensor, w: Tensor) -> Tensor:

@@ -124,13 +124,13 @@ def intrinsic_dimension(states_NH: np.ndarray, scale: float) -> float:
 
 
 def geodesic_length(states_NH: np.ndarray, scale: float) -> float:
-    """Longest of the shortest ways between states that go from a state to one of its 6 nearest, no farther than half of `scale`."""
+    """Longest of the shortest ways between states that go from a state to one of its 10 nearest, no farther than half of `scale`."""
     if len(states_NH) < 2:
         return 0.0
     from scipy.sparse.csgraph import shortest_path
     from sklearn.neighbors import kneighbors_graph
 
-    graph = kneighbors_graph(states_NH, min(6, len(states_NH) - 1), mode="distance")
+    graph = kneighbors_graph(states_NH, min(10, len(states_NH) - 1), mode="distance")
     graph.data[graph.data > _REACH * scale] = 0
     graph.eliminate_zeros()
     way = shortest_path(graph, directed=False)
@@ -144,7 +144,7 @@ def _thinned(states_NH: np.ndarray, resolution: float) -> np.ndarray:
     centred = states_NH - states_NH.mean(axis=0)
     axes = np.linalg.svd(centred, full_matrices=False)[2][:4]
     # A cell's diagonal is the resolution.
-    cells = np.floor(centred @ axes.T / (resolution / 2))
+    cells = np.round(centred @ axes.T / (resolution / 2))
     first = np.sort(np.unique(cells, axis=0, return_index=True)[1])
     return states_NH[first[np.linspace(0, len(first) - 1, min(_MOST, len(first))).round().astype(int)]]
 
