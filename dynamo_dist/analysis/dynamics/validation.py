@@ -16,6 +16,7 @@ from dynamo_dist.analysis.dynamics.maps import Maps
 from dynamo_dist.analysis.dynamics.networks import Dynamics
 from dynamo_dist.analysis.dynamics.points import Points, spread
 from dynamo_dist.metamodel import MetaModel
+from dynamo_dist.metamodel.private import StateMap
 
 _PERMUTATIONS = 999
 # Steps over which the outputs' decay is measured, and after which they are taken to rest.
@@ -34,8 +35,8 @@ class Agreement:
     # Chamfer distance of the mapped points from the network's own, all and stable ones, in units of the spread of its states.
     chamfer: float
     chamfer_stable: float
-    # Over pairs of a stable point and the nearest of the network's own: median of the ratio of their slowest time constants, and median
-    # difference of their three largest |eigenvalues|.
+    # Over pairs of a mapped stable point and the nearest of the network's own: median of the ratio of their slowest time constants, and
+    # median difference of their three largest |eigenvalues|, both within the subspace that the network's states visit.
     time_constant_ratio: float
     eigenvalue_difference: float
     # Steps in which the outputs' distance from where they come to rest falls by 1/e.
@@ -77,11 +78,12 @@ def agreement(
         speed_P = (maps.step(mapped_PH, torch.full((len(found),), n)) - mapped_PH).norm(dim=1) / base_dynamics.speed[n]
     ratio, difference = math.nan, math.nan
     both = bool(found.stable.any()) and bool(own.stable.any())
-    if comparable and both:
+    if whole and both:
         near = torch.cdist(mapped_PH[found.stable], own_PH[own.stable]).argmin(dim=1)
         of_meta, of_base = found.select(found.stable), own.select(own.stable).select(near)
-        ratio = float((of_meta.time_constants[:, 0] / of_base.time_constants[:, 0]).median())
-        difference = float((of_meta.eigenvalues[:, :3].abs() - of_base.eigenvalues[:, :3].abs()).abs().median())
+        sizes = _tangent_sizes(input, meta_dynamics, m, of_meta.state, base_dynamics, n, of_base.state, state_map)
+        ratio = float((sizes[1][:, 0].log() / sizes[0][:, 0].log()).abs().median())
+        difference = float((sizes[0][:, :3] - sizes[1][:, :3]).abs().median())
     return Agreement(
         id=id,
         input=input,
@@ -98,6 +100,37 @@ def agreement(
         base_stable=int(own.stable.sum()),
         base_unstable=int((~own.stable).sum()),
     )
+
+
+def _tangent_sizes(
+    input: str, meta: Dynamics, m: int, meta_PK: Tensor, base: Dynamics, n: int, base_PH: Tensor, state_map: StateMap
+) -> tuple[Tensor, Tensor]:
+    """|eigenvalues| of both Jacobians at paired points within the subspace of the network's states, (P, d) both, the largest first.
+
+    The meta-model has more directions than a network shows: where A J~ = J A, those that A maps to 0 are free. So both are compared on the
+    d principal components that hold 95 % of the variance of the network's states, lifted to the meta-model's states by the regression of
+    these on the network's: visited states come in pairs, at the same steps of the same inputs.
+    """
+    states_SH, lifted_SK = base.visited[n] - base.visited[n].mean(dim=0), meta.visited[m] - meta.visited[m].mean(dim=0)
+    _, size, axes_HH = torch.linalg.svd(states_SH, full_matrices=False)
+    held = size.square().cumsum(0) / size.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
+    axes_Hd = axes_HH[: int((held < 0.95).sum()) + 1].T
+    lift_dK = torch.linalg.lstsq(states_SH @ axes_Hd, lifted_SK).solution
+    j_PKK = meta.maps[input].jacobian(meta_PK, torch.full((len(meta_PK),), m))[1]
+    j_PHH = base.maps[input].jacobian(base_PH, torch.full((len(base_PH),), n))[1]
+    # Rows that are multiplied from the right, as the state map does.
+    small = (lift_dK @ j_PKK.mT @ _slope(state_map, meta_PK) @ axes_Hd, axes_Hd.T @ j_PHH @ axes_Hd)
+    of_meta, of_base = (torch.linalg.eigvals(j).abs().sort(dim=1, descending=True).values for j in small)
+    return of_meta, of_base
+
+
+def _slope(state_map: StateMap, h_PK: Tensor) -> Tensor:
+    """Derivative of V at meta states, (P, K, H), or (1, K, H) where it is the same everywhere."""
+    own = dict(state_map.named_parameters())
+    if "inner_weight" not in own:
+        return own["weight"]
+    t = torch.tanh(h_PK @ own["inner_weight"][0] + own["inner_bias"][0])
+    return (own["inner_weight"] * (1 - t * t)[:, None]) @ own["weight"]
 
 
 def _median(values: Tensor) -> float:
