@@ -3,6 +3,7 @@
 from dynamo_dist.analysis.averages import Averaging, compare_averages
 from dynamo_dist.analysis.averaging import average, scores_at
 from dynamo_dist.analysis.clustering import cluster
+from dynamo_dist.analysis.dynamics import FixedPoints, fixed_points, fixed_points_of, theta_path
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, emulation, merge
 from dynamo_dist.analysis.landscape import Landscape, landscape
 from dynamo_dist.analysis.matching import matched, weight_average
@@ -15,6 +16,7 @@ __all__ = [
     "Averaging",
     "CopyRatio",
     "Emulation",
+    "FixedPoints",
     "Landscape",
     "SemiSupervised",
     "Similarity",
@@ -25,6 +27,8 @@ __all__ = [
     "copy_ratio",
     "emulate_shard",
     "emulation",
+    "fixed_points",
+    "fixed_points_of",
     "landscape",
     "matched",
     "merge",
@@ -34,6 +38,7 @@ __all__ = [
     "semisupervised",
     "similarity",
     "stability",
+    "theta_path",
     "weight_average",
     "widened",
 ]
