@@ -46,12 +46,48 @@ class Subject:
     control: MetaModel | None
 
 
+@dataclass(frozen=True)
+class ByTask:
+    """One analysis of every task that the networks learned, a data set and one of its targets."""
+
+    results: dict[str, Result]
+    # Why it has nothing to say of the others.
+    left_out: dict[str, str]
+
+    @classmethod
+    def of(cls, meta: MetaModel, run: Callable[..., Result]) -> "ByTask":
+        """`run(meta, data=.., target=..)` of every task. Raises `InputError` where it applies to none."""
+        results, left_out = {}, {}
+        for data, target in dict.fromkeys((spec.data, spec.target) for spec in map(meta.population.spec, meta.network_ids)):
+            name = target if len(meta.population.datasets) == 1 else f"{data}: {target}"
+            try:
+                results[name] = run(meta, data=data, target=target)
+            except InputError as error:
+                left_out[name] = str(error)
+        if not results:
+            raise InputError(next(iter(left_out.values())))
+        return cls(results, left_out)
+
+    def summary(self) -> dict[str, Any]:
+        """By task."""
+        found = {name: result.summary() for name, result in self.results.items()}
+        return found | {name: {"does_not_apply": why} for name, why in self.left_out.items()}
+
+    def tables(self) -> dict[str, pa.Table]:
+        """Those of all tasks, one below the other, with the task in the first column."""
+        tables: dict[str, list[pa.Table]] = {}
+        for name, result in self.results.items():
+            for table, rows in result.tables().items():
+                tables.setdefault(table, []).append(rows.add_column(0, "task", pa.array([name] * len(rows), pa.string())))
+        return {table: pa.concat_tables(parts, promote_options="permissive") for table, parts in tables.items()}
+
+
 ANALYSES: dict[str, Callable[[Subject], Result]] = {
     "similarity": lambda subject: similarity(subject.metas),
     "stability": lambda subject: stability(subject.metas),
     "averaging": lambda subject: compare_averages(subject.metas[0], control=subject.control),
-    "landscape": lambda subject: landscape(subject.metas[0]),
-    "semisupervised": lambda subject: semisupervised(subject.metas[0]),
+    "landscape": lambda subject: ByTask.of(subject.metas[0], landscape),
+    "semisupervised": lambda subject: ByTask.of(subject.metas[0], semisupervised),
     "fixed-points": lambda subject: fixed_points(subject.metas[0]),
     "reparameterize": lambda subject: copy_ratio(subject.metas[0]),
 }

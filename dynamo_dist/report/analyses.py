@@ -16,19 +16,32 @@ PORTRAITS = 6
 
 
 def write_figures(folder: Path) -> list[Path]:
-    """Draw what the analyses in `folder`, one to a subfolder, have left; returns the files."""
+    """Draw what the analyses in `folder`, one to a subfolder, have left; returns the files. Of an analysis of several tasks a figure each,
+    numbered."""
     written = []
     for name, draw in FIGURES.items():
         tables = {file.stem: pq.read_table(file) for file in (folder / name).glob("*.parquet")}
         if not tables:
             continue
-        figure = draw(tables)
-        for kind in ("png", "svg"):
-            path = folder / name / f"{name}.{kind}"
-            with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-                figure.savefig(path, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
-            written.append(path)
+        by_task = _by_task(tables)
+        for number, (task, own) in enumerate(by_task.items()):
+            figure = draw(own)
+            if task:
+                figure.suptitle(task, fontsize=9)
+            for kind in ("png", "svg"):
+                path = folder / name / (f"{name}-{number}.{kind}" if len(by_task) > 1 else f"{name}.{kind}")
+                with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+                    figure.savefig(path, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
+                written.append(path)
     return written
+
+
+def _by_task(tables: dict[str, pa.Table]) -> dict[str, dict[str, pa.Table]]:
+    """The tables of every task; of those without tasks as one, named ""."""
+    tasks = dict.fromkeys(task for table in tables.values() if "task" in table.column_names for task in table["task"].to_pylist())
+    if not tasks:
+        return {"": tables}
+    return {task: {name: table.filter(pc.equal(table["task"], task)) for name, table in tables.items()} for task in tasks}
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:
@@ -45,7 +58,7 @@ def _by(labels: np.ndarray) -> dict[str, str]:
 def _grid(count: int, size: float = 2.4) -> tuple[Figure, list[Axes]]:
     columns = min(4, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(size * columns, size * rows))
+    figure = Figure(figsize=(size * columns, size * rows), layout="constrained")
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(count)]
 
 
@@ -61,6 +74,9 @@ def _similarity(tables: dict[str, pa.Table]) -> Figure:
         axes.scatter(_column(points, "x")[rows], _column(points, "y")[rows], c=[colour[own] for own in computation[rows]], s=18, linewidths=0)
         axes.set_title(f"{name}: {100 * share:.0f} % nearest", fontsize=8)
         axes.set(xticks=[], yticks=[])
+    for label, own in colour.items():
+        panels[-1].scatter([], [], c=own, label=label)
+    figure.legend(loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     return figure
 
 
@@ -77,7 +93,6 @@ def _averaging(tables: dict[str, pa.Table]) -> Figure:
         axes.set_yticks(-np.arange(len(methods)), [way.replace("_", " ") for way in methods], fontsize=7)
         axes.set_title(own, fontsize=8)
         axes.grid(alpha=0.25)
-    figure.subplots_adjust(wspace=0.9)
     return figure
 
 
