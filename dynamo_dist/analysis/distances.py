@@ -132,7 +132,7 @@ def baselines(population: Population, ids: Sequence[str], measures: Collection[s
     """
     specs = [population.spec(id) for id in ids]
     place = {id: row for row, id in enumerate(ids)}
-    found = {measure: np.full((len(ids), len(ids)), np.nan) for measure in measures if measure in BASELINES}
+    found = {measure: np.full((len(ids), len(ids)), np.nan) for measure in BASELINES if measure in measures}
     operators: dict[int, np.ndarray] = {}
     if set(found) - {"weights"}:
         for data in dict.fromkeys(spec.data for spec in specs):

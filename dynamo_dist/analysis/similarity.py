@@ -1,6 +1,6 @@
 """Which networks compute alike, by the embedding and by the measures that people use without it, all judged by the same scores.
 
-Legend: M networks, Q coordinates.
+Legend: M networks.
 """
 
 import math
@@ -45,59 +45,42 @@ class Similarity:
 
     def summary(self) -> dict[str, Any]:
         """JSON values: by measure the mean and the standard deviation over meta-models of every score, and the largest p-value."""
-        rows = self.tables()["measures"].to_pylist()
         return {
             "networks": len(self.ids),
             "meta_models": len({one.meta for one in self.comparisons} - {None}),
-            "measures": {row.pop("measure"): row for row in rows},
+            "measures": {row.pop("measure"): row for row in self._measures()},
         }
 
     def tables(self) -> dict[str, pa.Table]:
         """`measures`: a row per measure, the table to read. `scores`: a row per measure and meta-model. `distances`: a row per pair of
         networks as well. `coordinates`: a row per network as well, with two coordinates of classical scaling; networks between which the
         measure is not defined are in another `set`, with coordinates of its own. What is not defined is null."""
-        scores, distances, coordinates = [], [], []
-        first, second = np.triu_indices(len(self.ids), 1)
-        for one in self.comparisons:
-            about = {"measure": one.measure, "meta": one.meta, "seed": one.seed}
-            scores.append(about | {name: _known(value) for name, value in asdict(one.scores).items()})
-            distances.append(
-                self._about(one, len(first))
-                .append_column("first", pa.array([self.ids[row] for row in first]))
-                .append_column("second", pa.array([self.ids[row] for row in second]))
-                .append_column("distance", pa.array(one.distance[first, second], pa.float64(), from_pandas=True))
-            )
-            set_M, xy_M2 = np.zeros(len(self.ids), dtype=np.int64), np.zeros((len(self.ids), 2))
-            for number, rows in enumerate(comparable(one.distance)):
-                set_M[rows], xy_M2[rows] = number, mds(one.distance[np.ix_(rows, rows)])[:, :2]
-            columns = {
-                "id": self.ids,
-                "group": self.groups,
-                "computation": self.computations,
-                "set": set_M,
-                "x": xy_M2[:, 0],
-                "y": xy_M2[:, 1],
-            }
-            table = self._about(one, len(self.ids))
-            for name, values in columns.items():
-                table = table.append_column(name, pa.array(values))
-            coordinates.append(table)
-        measures = [self._over_meta_models(measure) for measure in dict.fromkeys(one.measure for one in self.comparisons)]
+        measures = self._measures()
+        scores = [
+            {"measure": one.measure, "meta": one.meta, "seed": one.seed, **{k: _known(v) for k, v in asdict(one.scores).items()}}
+            for one in self.comparisons
+        ]
         return {
             "measures": pa.Table.from_pylist(measures, schema=_schema(measures[0])),
             "scores": pa.Table.from_pylist(scores, schema=_schema(scores[0])),
-            "distances": pa.concat_tables(distances),
-            "coordinates": pa.concat_tables(coordinates),
+            "distances": pa.concat_tables(map(self._distances, self.comparisons)),
+            "coordinates": pa.concat_tables(map(self._coordinates, self.comparisons)),
         }
 
-    def _about(self, one: Comparison, rows: int) -> pa.Table:
-        return pa.table(
-            {
-                "measure": pa.array([one.measure] * rows),
-                "meta": pa.array([one.meta] * rows, pa.int64()),
-                "seed": pa.array([one.seed] * rows, pa.int64()),
-            }
-        )
+    def _distances(self, one: Comparison) -> pa.Table:
+        ids, (first, second) = pa.array(self.ids), np.triu_indices(len(self.ids), 1)
+        columns = {"first": ids.take(pa.array(first)), "second": ids.take(pa.array(second))}
+        return pa.table(_about(one, len(first)) | columns | {"distance": pa.array(one.distance[first, second], from_pandas=True)})
+
+    def _coordinates(self, one: Comparison) -> pa.Table:
+        set_M, xy_M2 = np.zeros(len(self.ids), dtype=np.int64), np.zeros((len(self.ids), 2))
+        for number, rows in enumerate(comparable(one.distance)):
+            set_M[rows], xy_M2[rows] = number, mds(one.distance[np.ix_(rows, rows)])[:, :2]
+        columns = {"id": self.ids, "group": self.groups, "computation": self.computations, "set": set_M, "x": xy_M2[:, 0], "y": xy_M2[:, 1]}
+        return pa.table(_about(one, len(self.ids)) | {name: pa.array(values) for name, values in columns.items()})
+
+    def _measures(self) -> list[dict[str, Any]]:
+        return [self._over_meta_models(measure) for measure in dict.fromkeys(one.measure for one in self.comparisons)]
 
     def _over_meta_models(self, measure: str) -> dict[str, Any]:
         own = [one.scores for one in self.comparisons if one.measure == measure]
@@ -107,6 +90,11 @@ class Similarity:
             # The sample standard deviation; of one meta-model, and of what depends on none, there is none.
             row |= {name: _known(values.mean()), f"{name}_sd": _known(values.std(ddof=1)) if len(values) > 1 else None}
         return row | {"p_value": _known(max(scores.p_value for scores in own)), "networks": own[0].networks}
+
+
+def _about(one: Comparison, rows: int) -> dict[str, pa.Array]:
+    values = {"measure": (one.measure, pa.string()), "meta": (one.meta, pa.int64()), "seed": (one.seed, pa.int64())}
+    return {name: pa.array([value] * rows, type_) for name, (value, type_) in values.items()}
 
 
 def similarity(metas: Sequence[MetaModel], *, measures: Collection[str] = MEASURES, seed: int = 0) -> Similarity:
