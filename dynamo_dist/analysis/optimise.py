@@ -8,6 +8,8 @@ with mean and precision of the embedding; pull = 1 / N is the logarithm of a Gau
 is cheap: Levenberg-Marquardt steps with the generalised Gauss-Newton matrix J' (diag(p) - p p') J (Schraudolph, Neural Computation 14,
 2002). The gradient is exact; of J, which only scales the steps, one per cent is enough: D runs of the meta-model at moved vectors, without
 gradient. Many starts go together, each with its own weights of the examples, so that the folds of a cross-validation are more starts.
+On one core of a busy machine, four starts, D = 4, to the same loss: 0.9 s against 7 s of Adam (50 steps at 0.1, the best rate tried) for
+100 labels of valence (GRU, K = 48), 3.0 s against 6.3 s for 40 images of digits (K = 16).
 
 Legend: P starts, N labelled examples, C classes, D embedding dimensions, F folds and all labels together, G pulls, S starts of each.
 """

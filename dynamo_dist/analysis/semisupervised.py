@@ -29,10 +29,12 @@ import torch
 
 from dynamo_dist.analysis.optimise import FOLDS, Objective, Optimised, optimise
 from dynamo_dist.analysis.students import distilled, from_scratch
-from dynamo_dist.analysis.tasks import base_answers, stack_answers, task_of, vector_scores
+from dynamo_dist.analysis.tasks import Task, base_answers, stack_answers, task_of, vector_scores
+from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel
 from dynamo_dist.networks import Imported
+from dynamo_dist.population import NetworkSpec
 
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
 # Labels of the smallest of these fractions by default: at least so many, and of every class.
@@ -145,54 +147,37 @@ def semisupervised(
     orders = [_stratified(target_N, np.random.default_rng([seed, draw])) for draw in range(draws)]
     counts = [_count(fraction, labels, [target_N[order] for order in orders], output.size) for fraction in fractions]
 
-    base_test = base_answers(meta.population, task.ids, task.dataset.test, output)
-    base_scores = task.score(base_test, task.dataset.test)
+    test = task.dataset.test
+    base_test = base_answers(meta.population, task.ids, test, output)
+    base_scores = task.score(base_test, test)
     place = {id: row for row, id in enumerate(meta.network_ids)}
     mean_theta = meta.embedding[[place[id] for id in task.ids]].mean(axis=0)
+    # What reads no label is the same for all draws, but for the seeds of the distilled networks.
     free: dict[str, float | None] = {
         "base_mean": float(base_scores.mean()),
-        "ensemble": float(task.score(base_test.double().mean(dim=0)[None], task.dataset.test)[0]),
-        "mean_theta": float(vector_scores(meta, task, mean_theta[None], task.dataset.test)[0]),
+        "ensemble": float(task.score(base_test.double().mean(dim=0)[None], test)[0]),
+        "mean_theta": float(vector_scores(meta, task, mean_theta[None], test)[0]),
     }
-    # The architecture that most of them have, trained as the first of those.
-    specs = [meta.population.spec(id) for id in task.ids]
-    spec = next(spec for spec in specs if spec.architecture == Counter(own.architecture for own in specs).most_common(1)[0][0])
+    spec = _most_common(meta, task)
     trainable = not isinstance(spec.architecture, Imported)
-    distillations: list[float | None] = [None] * draws
+    distillation: list[float | None] = [None] * draws
     if trainable:
         logits_NC = base_answers(meta.population, task.ids, task.dataset.meta, output).mean(dim=0)
         students = distilled(spec, task.dataset.meta, logits_NC, range(seed, seed + draws))
-        distillations = task.score(stack_answers(students, task.dataset.test, output), task.dataset.test).tolist()
+        distillation = task.score(stack_answers(students, test, output), test).tolist()
     found = []
     for draw, order in enumerate(orders):
         starts = _starts(meta, np.random.default_rng([seed, draw, 1]))
         for fraction, count in zip(fractions, counts, strict=True):
             few = base.select(torch.from_numpy(order[:count]))
-            objective = Objective(meta, task, few)
-            best = int(objective.losses(base_answers(meta.population, task.ids, few, output).double()).mean(dim=1).argmin())
-            vectors = np.stack([theta for _, theta in starts])
-            start = int(objective.losses(objective.logits(torch.from_numpy(vectors))).mean(dim=1).argmin())
-            optimised = optimise(objective, starts)
-            tried = vector_scores(meta, task, np.stack([vectors[start], optimised.theta]), task.dataset.test)
-            scratch = None
+            scores, chosen = _by_labels(meta, task, few, starts, base_scores)
             if trainable:
-                networks = from_scratch(spec, few, output, [SCRATCH_SEEDS * (seed + draw) + number for number in range(SCRATCH_SEEDS)])
-                scratch = float(np.mean(task.score(stack_answers(networks, task.dataset.test, output), task.dataset.test)))
-            scores = free | {
-                "base_best": float(base_scores[best]), "start": float(tried[0]), "optimised_theta": float(tried[1]), "scratch": scratch,
-                "distillation": distillations[draw],
-            }  # fmt: skip
-            found.append(
-                Draw(
-                    draw=draw,
-                    fraction=float(fraction),
-                    labels=count,
-                    scores={method: scores[method] for method in METHODS},
-                    best_network=task.ids[best],
-                    best_start=starts[start][0],
-                    optimised=optimised,
-                )
-            )
+                seeds = [SCRATCH_SEEDS * (seed + draw) + number for number in range(SCRATCH_SEEDS)]
+                networks = from_scratch(spec, few, output, seeds)
+                scores["scratch"] = float(np.mean(task.score(stack_answers(networks, test, output), test)))
+            scores |= free | {"distillation": distillation[draw]}
+            in_order = {method: scores.get(method) for method in METHODS}
+            found.append(Draw(draw=draw, fraction=float(fraction), labels=count, scores=in_order, **chosen))
     label = spec.architecture.label
     return SemiSupervised(
         data=task.data,
@@ -203,6 +188,29 @@ def semisupervised(
         without_training="" if trainable else f"{label} was imported as a module: how to start one anew is not known",
         draws=tuple(found),
     )
+
+
+def _by_labels(
+    meta: MetaModel, task: Task, few: Examples, starts: Sequence[tuple[str, np.ndarray]], base_scores: np.ndarray
+) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """What the labels choose of the networks and of the starts, and what theta is optimised to: test scores, and fields of `Draw`."""
+    objective = Objective(meta, task, few)
+    network = int(objective.losses(base_answers(meta.population, task.ids, few, task.output).double()).mean(dim=1).argmin())
+    vectors = np.stack([theta for _, theta in starts])
+    start = int(objective.losses(objective.logits(torch.from_numpy(vectors))).mean(dim=1).argmin())
+    optimised = optimise(objective, starts)
+    tried = vector_scores(meta, task, np.stack([vectors[start], optimised.theta]), task.dataset.test)
+    scores: dict[str, float | None] = {
+        "base_best": float(base_scores[network]), "start": float(tried[0]), "optimised_theta": float(tried[1])
+    }  # fmt: skip
+    return scores, {"best_network": task.ids[network], "best_start": starts[start][0], "optimised": optimised}
+
+
+def _most_common(meta: MetaModel, task: Task) -> NetworkSpec:
+    """Of the networks of the task the first one with the architecture that most of them have."""
+    specs = [meta.population.spec(id) for id in task.ids]
+    architecture = Counter(spec.architecture for spec in specs).most_common(1)[0][0]
+    return next(spec for spec in specs if spec.architecture == architecture)
 
 
 def _stratified(target_N: np.ndarray, generator: np.random.Generator) -> np.ndarray:
