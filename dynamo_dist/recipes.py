@@ -72,6 +72,8 @@ def valence(*, size: str = "small", data: str | None = None) -> Recipe:
             integrators("perfect", "rnn", 48, half // 2),
         ),
         meta=MetaModelConfig(steps=steps),
+        seeds={"tiny": 1, "small": 5}[size],
+        analyses=("similarity", "stability", "averaging", "fixed-points"),
     )
 
 
@@ -161,6 +163,7 @@ def attractors(*, size: str = "small", data: str | None = None) -> Recipe:
         data=tasks,
         groups=tuple(group(task, cell, hidden) for task in tasks for cell, hidden in architectures),
         meta=MetaModelConfig(dimensions=6, hidden=96, steps={"tiny": 60, "small": 3000}[size], unlike_tasks="pad"),
+        analyses=("similarity", "fixed-points"),
     )
 
 
