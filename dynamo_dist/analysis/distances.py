@@ -130,60 +130,72 @@ def baselines(population: Population, ids: Sequence[str], measures: Collection[s
     NaN where a measure is not defined: `weights` between unlike architectures, `outputs` between unlike outputs, and all but `dsa` and
     `weights` between networks that are fed unlike data sets. A measure that is defined for none is left out.
     """
-    specs = [population.spec(id) for id in ids]
     place = {id: row for row, id in enumerate(ids)}
     found = {measure: np.full((len(ids), len(ids)), np.nan) for measure in BASELINES if measure in measures}
-    operators: dict[int, np.ndarray] = {}
-    if set(found) - {"weights"}:
-        for data in dict.fromkeys(spec.data for spec in specs):
-            own = [id for id, spec in zip(ids, specs, strict=True) if spec.data == data]
-            _on_data(population, own, data, place, found, operators, seed)
     if "weights" in found:
         for stack in population.stacks(ids):
             rows = [place[id] for id in stack.ids]
             found["weights"][np.ix_(rows, rows)] = _weights(stack.networks.parameters)
-    if "dsa" in found and operators:
-        found["dsa"] = dsa.distances([operators[row] for row in range(len(ids))], seed=seed)
+    operators: dict[str, np.ndarray] = {}
+    if set(found) - {"weights"}:
+        of_data: dict[str, list[str]] = {}
+        for id in ids:
+            of_data.setdefault(population.spec(id).data, []).append(id)
+        for data, own in of_data.items():
+            rows = [place[id] for id in own]
+            on_data, own_operators = _on_data(population, own, data, found.keys(), seed)
+            operators |= own_operators
+            for measure, distance in on_data.items():
+                found[measure][np.ix_(rows, rows)] = distance
+    if operators:
+        found["dsa"] = dsa.distances([operators[id] for id in ids], seed=seed)
+    else:
+        found.pop("dsa", None)
     for distance in found.values():
         np.fill_diagonal(distance, 0.0)
-    if not operators:
-        found.pop("dsa", None)
     return found
 
 
 def _on_data(
-    population: Population,
-    ids: Sequence[str],
-    data: str,
-    place: dict[str, int],
-    found: dict[str, np.ndarray],
-    operators: dict[int, np.ndarray],
-    seed: int,
-) -> None:
-    """Enter what needs the inputs of a data set, for all networks that are fed it."""
+    population: Population, ids: Sequence[str], data: str, measures: Collection[str], seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Of networks that are fed one data set: distances by every measure that needs common inputs, rows in the order of `ids`, and by id the
+    operators of `dsa`."""
     sample = Sample.of(population.datasets[data].test, seed=seed)
-    rows: list[int] = []
+    ran: list[str] = []
     stages: list[list[representation.Block]] = []
-    answers: dict[Output, list[tuple[list[int], np.ndarray]]] = {}
+    answers: dict[Output, tuple[list[str], list[np.ndarray]]] = {}
+    operators: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for number, own in enumerate(respond(population, ids, data, sample)):
-            own_rows = [place[id] for id in own.ids]
-            rows += own_rows
-            if set(found) & set(representation.MEASURES):
+            ran += own.ids
+            if set(measures) & set(representation.MEASURES):
                 stages.append([representation.factor(x_mRH, Path(temporary), f"{number}-{s}") for s, x_mRH in enumerate(own.stages)])
-            given = own.answers.argmax(axis=-1).astype(np.int32) if own.output.kind == "classes" else own.answers
-            answers.setdefault(own.output, []).append((own_rows, given))
-            if own.paths is not None and "dsa" in found:
+            answering, given = answers.setdefault(own.output, ([], []))
+            answering += own.ids
+            given.append(own.answers.argmax(axis=-1).astype(np.int32) if own.output.kind == "classes" else own.answers)
+            if own.paths is not None and "dsa" in measures:
                 lengths = sample.examples.lengths_N.numpy()[: own.paths.shape[1]]
-                operators |= {row: dsa.operator(h_BTH, lengths) for row, h_BTH in zip(own_rows, own.paths, strict=True)}
+                operators |= {id: dsa.operator(h_BTH, lengths) for id, h_BTH in zip(own.ids, own.paths, strict=True)}
         if stages:
-            for measure, distance in _over_stages(stages).items():
-                if measure in found:
-                    found[measure][np.ix_(rows, rows)] = distance
-    for output, parts in answers.items() if "outputs" in found else ():
-        own_rows = [row for part, _ in parts for row in part]
-        given = np.concatenate([given for _, given in parts])
-        found["outputs"][np.ix_(own_rows, own_rows)] = disagreement(given) if output.kind == "classes" else discordance(given)
+            found = {name: _placed(distance, ran, ids) for name, distance in _over_stages(stages).items() if name in measures}
+    if "outputs" in measures:
+        found["outputs"] = np.full((len(ids), len(ids)), np.nan)
+        for output, (answering, given) in answers.items():
+            own_MN = np.concatenate(given)
+            own = _placed(disagreement(own_MN) if output.kind == "classes" else discordance(own_MN), answering, ids)
+            found["outputs"] = np.where(np.isnan(own), found["outputs"], own)
+    return found, operators
+
+
+def _placed(distance: np.ndarray, ran: Sequence[str], ids: Sequence[str]) -> np.ndarray:
+    """A matrix whose rows are the networks `ran`, with a row for each of `ids`, NaN where there was none."""
+    place = {id: row for row, id in enumerate(ids)}
+    rows = [place[id] for id in ran]
+    found = np.full((len(ids), len(ids)), np.nan)
+    found[np.ix_(rows, rows)] = distance
+    return found
 
 
 def _over_stages(stages: Sequence[Sequence[representation.Block]]) -> dict[str, np.ndarray]:

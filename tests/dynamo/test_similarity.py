@@ -1,5 +1,6 @@
 """Scores against scikit-learn, distances against plain modules and single emulations, tables against the numbers behind them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from dynamo_dist.analysis.comparison import comparable, mds, score, silhouettes
 from dynamo_dist.analysis.distances import MEASURES, baselines, discordance, pulled_back
 from dynamo_dist.analysis.responses import Sample
 from dynamo_dist.analysis.stability import aligned_correlation, distance_correlation
+from dynamo_dist.data import Output
 from dynamo_dist.data.attractors import FlipFlopTask, SineTask, make_flip_flop, make_sine
 from dynamo_dist.data.images import DigitsTask, make_digits
 from dynamo_dist.metamodel import folder
@@ -221,6 +223,30 @@ def test_equal_vectors_are_no_distance_apart_and_unlike_data_sets_are_compared_b
         assert found[measure].scores.networks == 8 and np.isfinite(found[measure].scores.silhouette)
     # No two of these have one architecture.
     assert found["weights"].scores.networks == 0 and np.isnan(found["weights"].scores.p_value)
+
+
+def test_answers_of_unlike_kinds_are_not_compared(tmp_path):
+    """Networks that are fed the same inputs, of which some answer with a class and some with values."""
+    data = make_flip_flop(FlipFlopTask(base=8, meta=8, test=30, steps=12, bits=2))
+    parts = {}
+    for part in data.PARTS:
+        examples = getattr(data, part)
+        first = (examples.targets["state"][..., 0] > 0).long()
+        parts[part] = dataclasses.replace(examples, targets=examples.targets | {"first": first})
+    both = dataclasses.replace(data, outputs=data.outputs | {"first": Output(kind="classes", size=2, every_step=True)}, **parts)
+    ids = ["class a", "value a", "class b", "value b"]
+    specs = [spec(id, both, target="first" if "class" in id else "state") for id in ids]
+    population = make_population(tmp_path / "p", specs, both)
+    found = baselines(population, ids, ("outputs", "cka"))
+    kind = np.array(["class" in id for id in ids])
+    assert (np.isfinite(found["outputs"]) == (kind[:, None] == kind)).all() and np.isfinite(found["cka"]).all()
+    with torch.no_grad():
+        a, b = (population.network(id)(both.test.inputs)[1].argmax(-1) for id in ("class a", "class b"))
+        x, y = (population.network(id)(both.test.inputs)[1].flatten(0, 1).double().numpy() for id in ("value a", "value b"))
+    assert found["outputs"][0, 2] == pytest.approx(float((a != b).double().mean()))
+    square = ((x - y) ** 2).mean(axis=0).sum()
+    unrelated = x.var(axis=0).sum() + y.var(axis=0).sum() + ((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum()
+    assert found["outputs"][1, 3] == found["outputs"][3, 1] == pytest.approx(square / unrelated, rel=1e-5)
 
 
 @pytest.fixture(scope="module")
