@@ -152,7 +152,7 @@ def test_imported_networks_step_as_their_layer_does(tmp_path, kind, layers):
     data = make(FlipFlopTask(bits=3, steps=12, **PARTS))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        module = EveryStep(kind, hidden=4, num_layers=layers)
+        module = EveryStep(kind, batch_first=True, hidden=4, num_layers=layers)
     architecture = Imported(module="own_networks:EveryStep", arguments="{}", hidden=("layer",), outputs=3)
     part = data.meta.select(torch.arange(5))
     found = layer_dynamics(module, architecture, part)
@@ -174,8 +174,9 @@ def test_imported_networks_have_fixed_points(words, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         data = make(FlipFlopTask(bits=3, steps=12, **PARTS))
-        deep, text = EveryStep(hidden=4, num_layers=2), Packed(5)
-    population = Population.from_modules({"deep": deep}, data=data, out=tmp_path / "p", hidden=["layer"], arguments={"deep": {"hidden": 4, "num_layers": 2}})
+        deep, shallow, text = EveryStep(batch_first=True, hidden=4, num_layers=2), Packed(5), Packed(5, layers=2)
+    arguments = {"deep": {"batch_first": True, "hidden": 4, "num_layers": 2}}
+    population = Population.from_modules({"deep": deep}, data=data, out=tmp_path / "p", hidden=["layer"], arguments=arguments)
     found = fixed_points_of(population, "deep", starts=30)
     points = found.points("deep", which="base")
     assert int(points.fixed.sum()) >= 1
@@ -183,9 +184,11 @@ def test_imported_networks_have_fixed_points(words, tmp_path):
     torch.testing.assert_close(step.flatten().detach(), points.state[0], atol=1e-9, rtol=1e-9)
     two_classes = make(ClassIntegrationTask(classes=2, shortest=4, longest=9, **PARTS))
     texts = Population.from_modules(
-        {"text": text.eval()}, data=two_classes, out=tmp_path / "t", hidden=["rnn"], arguments={"text": {"words": 5}}
-    )
-    assert {found.input for found in fixed_points_of(texts, "text", starts=20).found} == {"zero", "mean", "neutral"}
+        {"shallow": shallow.eval(), "text": text.eval()}, data=two_classes, out=tmp_path / "t", hidden={"text": ["rnn"], "shallow": None},
+        arguments={"text": {"words": 5, "layers": 2}, "shallow": None},
+    )  # fmt: skip
+    for id in ("shallow", "text"):
+        assert {found.input for found in fixed_points_of(texts, id, starts=20).found} == {"zero", "mean", "neutral"}
 
 
 def test_networks_without_a_map_are_refused(tmp_path):
@@ -289,7 +292,7 @@ def test_networks_that_are_conjugate_agree():
         )  # fmt: skip
         return dynamics, search(maps, dynamics.visited)
 
-    double = StateMap({"weight": 2 * torch.eye(2)[None]})
+    double = StateMap({"weight": 2 * torch.eye(2)[None]}).requires_grad_(False)
     fake = SimpleNamespace(state_map=lambda id: double)
     meta_side = side(lambda h, m: torch.tanh(gains[0] * h), "n", 1.0)
     same = agreement(fake, "zero", meta_side, side(lambda h, m: 2 * torch.tanh(gains[0] * h / 2), "n", 2.0), "n")
