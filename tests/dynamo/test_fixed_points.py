@@ -193,11 +193,11 @@ def test_the_length_of_a_line_and_of_a_ring():
     assert math.isnan(line.alignment)
     # r' = r + 0.5 r (1 - r^2): every point of the unit circle is fixed, and the farthest way is half of it.
     ring, turn = planted(2, lambda u: u + 0.5 * u * (1 - u.square().sum(dim=1, keepdim=True)))
-    # The origin is a fixed point too: starts beside it are left out.
-    outside = starts[:, ((starts[0] @ turn)[:, :2].norm(dim=1) > 0.3)]
-    (circle,) = slow_sets(ring, outside, torch.ones(1, dtype=torch.float64))
+    # The origin is a fixed point too, and a state or two go there.
+    (circle,) = slow_sets(ring, starts, torch.ones(1, dtype=torch.float64))
     assert abs(circle.dimension - 1) < 0.15
-    np.testing.assert_allclose(np.linalg.norm(circle.states @ turn.numpy()[:, :2], axis=1), 1, atol=0.05)
+    radius = np.linalg.norm(circle.states @ turn.numpy()[:, :2], axis=1)
+    assert np.mean(np.abs(radius - 1) < 0.01) > 0.99
     assert circle.length * spread == pytest.approx(math.pi, rel=0.1)
 
 

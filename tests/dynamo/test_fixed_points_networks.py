@@ -304,35 +304,43 @@ def test_networks_that_are_conjugate_agree():
     assert other.chamfer > 0.1 and other.mapped_speed > 0.1
 
 
-@pytest.mark.slow
-def test_trained_networks_have_the_attractors_of_their_tasks(tmp_path):
-    """Flip-flops of 1, 2 and 3 bits: 2, 4 and 8 stable points. Three classes: a two-dimensional slow set. Sine: a limit cycle of the right
-    period."""
-    tasks = {f"{bits}": FlipFlopTask(bits=bits, base=4000, meta=500, test=100) for bits in (1, 2, 3)}
-    tasks |= {"classes": ClassIntegrationTask(base=4000, meta=500, test=100), "sine": SineTask(base=4000, meta=500, test=100)}
-    data = {name: make(task) for name, task in tasks.items()}
-    epochs = {"classes": 12, "sine": 30}
-    groups = [
-        Group(
-            name=name, data=name, networks=1, architecture={"family": "recurrent", "cell": "gru", "hidden": 32},
-            training={"batch": 32, "epochs": epochs.get(name, 8), "learning_rate": 5e-3},
-        )
-        for name in tasks
-    ]  # fmt: skip
-    population = Population.create(tmp_path, list(specs_of(groups, data)), data)
+def trained(path, task, *, epochs):
+    """A GRU-32 that learned a task, and what it does at every fixed input."""
+    data = {"data": make(dataclasses.replace(task, base=4000, meta=500, test=100))}
+    group = Group(
+        name="gru", networks=1, architecture={"family": "recurrent", "cell": "gru", "hidden": 32},
+        training={"batch": 32, "epochs": epochs, "learning_rate": 5e-3},
+    )  # fmt: skip
+    population = Population.create(path, list(specs_of([group], data)), data)
     train_remaining(population, LocalRuntime())
-    population = Population.open(tmp_path)
-    for bits in (1, 2, 3):
-        points = fixed_points_of(population, f"{bits} #0").points(f"{bits} #0", which="base")
-        assert int((points.stable & points.fixed).sum()) == 2**bits
-    classes = {found.input: found for found in fixed_points_of(population, "classes #0").found}
-    assert classes["neutral"].dynamics.neutral == 4
-    assert round(classes["neutral"].slow_sets[0].dimension) == 2
-    assert classes["neutral"].slow_sets[0].alignment > 3 * classes["neutral"].slow_sets[0].chance
-    sine = {found.input: found for found in fixed_points_of(population, "sine #0").found}
-    (cycle,) = sine["mean"].cycles[0]
+    return {found.input: found for found in fixed_points_of(Population.open(path), "gru #0").found}, data["data"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_a_trained_flip_flop_has_a_stable_point_for_every_memory(tmp_path, bits):
+    found, _ = trained(tmp_path, FlipFlopTask(bits=bits), epochs=8)
+    points = found["zero"].points
+    assert int((points.stable & points.fixed).sum()) == 2**bits
+
+
+@pytest.mark.slow
+def test_a_trained_integrator_of_three_classes_has_a_slow_plane(tmp_path):
+    found, _ = trained(tmp_path, ClassIntegrationTask(classes=3), epochs=12)
+    # Word 4 is evidence for no class.
+    assert found["neutral"].dynamics.neutral == 4
+    (plane,) = found["neutral"].slow_sets
+    assert round(plane.dimension) == 2
+    assert plane.alignment > 3 * plane.chance
+
+
+@pytest.mark.slow
+def test_a_trained_sine_generator_has_a_limit_cycle(tmp_path):
+    task = SineTask()
+    found, data = trained(tmp_path, task, epochs=30)
+    (cycle,) = found["mean"].cycles[0]
     assert cycle.closed and cycle.share == 1
-    # The mean input, 0.75, asks for 0.06 cycles a step.
-    mean = float(data["sine"].meta.inputs.double().mean())
-    frequency = tasks["sine"].lowest + (mean - 0.25) * (tasks["sine"].highest - tasks["sine"].lowest)
+    # The mean input, about 0.75, asks for about 0.06 cycles a step.
+    mean = float(data.meta.inputs.double().mean())
+    frequency = task.lowest + (mean - 0.25) * (task.highest - task.lowest)
     assert cycle.period == pytest.approx(1 / frequency, rel=0.05)
