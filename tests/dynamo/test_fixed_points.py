@@ -159,6 +159,14 @@ def test_slow_points_are_told_apart_from_fixed_ones():
     assert not len(search(maps, double(3, 50, 1), slow=False).of(0))
 
 
+def test_where_the_descent_ends_in_a_flat_valley_is_slow_all_the_same():
+    """h' = h + 1e-6 exp(-h): ever slower, and at rest nowhere."""
+    maps = FunctionMaps(lambda h, m: torch.stack([h[:, 0] + 1e-6 * torch.exp(-h[:, 0]), 0.5 * h[:, 1]], dim=1), count=1, size=2)
+    points = search(maps, double(1, 10, 2), typical_speed_M=torch.ones(1, dtype=torch.float64))
+    assert len(points) and not bool(points.fixed.any())
+    assert float((points.q / points.tolerance).max()) < 1
+
+
 def planted(dimension, step):
     """Maps in 10 dimensions, turned at random, that move the first `dimension` coordinates by `step` and halve the others."""
     turn = torch.linalg.qr(double(10, 10, seed=3))[0]

@@ -242,7 +242,7 @@ def test_the_whole_result(meta, mixed):
         assert abs(leading) == pytest.approx(float(own.eigenvalues[index].abs().max()))
         if abs(leading) not in (0, 1):
             assert row["time_constant_1"] == pytest.approx(1 / abs(math.log(abs(leading))))
-        assert all(math.isfinite(row[f"component_{k}"]) for k in (1, 2, 3))
+        assert all(math.isfinite(row[f"component_{k}"]) for k in (1, 2, 3)) and 0 <= row["distance"] < 100
     assert tables["agreement"].num_rows == 5 * 3 + 2 * 2
     assert len(found.topology("zero")) == 7
     for row in found.topology("neutral"):
