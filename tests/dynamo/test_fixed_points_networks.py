@@ -152,7 +152,7 @@ def test_imported_networks_step_as_their_layer_does(tmp_path, kind, layers):
     data = make(FlipFlopTask(bits=3, steps=12, **PARTS))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        module = EveryStep(kind, hidden=4, num_layers=layers)
+        module = EveryStep(kind, batch_first=True, hidden=4, num_layers=layers)
     architecture = Imported(module="own_networks:EveryStep", arguments="{}", hidden=("layer",), outputs=3)
     part = data.meta.select(torch.arange(5))
     found = layer_dynamics(module, architecture, part)
@@ -174,8 +174,9 @@ def test_imported_networks_have_fixed_points(words, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         data = make(FlipFlopTask(bits=3, steps=12, **PARTS))
-        deep, text = EveryStep(hidden=4, num_layers=2), Packed(5)
-    population = Population.from_modules({"deep": deep}, data=data, out=tmp_path / "p", hidden=["layer"], arguments={"deep": {"hidden": 4, "num_layers": 2}})
+        deep, shallow, text = EveryStep(batch_first=True, hidden=4, num_layers=2), Packed(5), Packed(5, layers=2)
+    arguments = {"deep": {"batch_first": True, "hidden": 4, "num_layers": 2}}
+    population = Population.from_modules({"deep": deep}, data=data, out=tmp_path / "p", hidden=["layer"], arguments=arguments)
     found = fixed_points_of(population, "deep", starts=30)
     points = found.points("deep", which="base")
     assert int(points.fixed.sum()) >= 1
@@ -183,9 +184,11 @@ def test_imported_networks_have_fixed_points(words, tmp_path):
     torch.testing.assert_close(step.flatten().detach(), points.state[0], atol=1e-9, rtol=1e-9)
     two_classes = make(ClassIntegrationTask(classes=2, shortest=4, longest=9, **PARTS))
     texts = Population.from_modules(
-        {"text": text.eval()}, data=two_classes, out=tmp_path / "t", hidden=["rnn"], arguments={"text": {"words": 5}}
-    )
-    assert {found.input for found in fixed_points_of(texts, "text", starts=20).found} == {"zero", "mean", "neutral"}
+        {"shallow": shallow.eval(), "text": text.eval()}, data=two_classes, out=tmp_path / "t", hidden={"text": ["rnn"], "shallow": None},
+        arguments={"text": {"words": 5, "layers": 2}, "shallow": None},
+    )  # fmt: skip
+    for id in ("shallow", "text"):
+        assert {found.input for found in fixed_points_of(texts, id, starts=20).found} == {"zero", "mean", "neutral"}
 
 
 def test_networks_without_a_map_are_refused(tmp_path):
@@ -239,7 +242,7 @@ def test_the_whole_result(meta, mixed):
         assert abs(leading) == pytest.approx(float(own.eigenvalues[index].abs().max()))
         if abs(leading) not in (0, 1):
             assert row["time_constant_1"] == pytest.approx(1 / abs(math.log(abs(leading))))
-        assert all(math.isfinite(row[f"component_{k}"]) for k in (1, 2, 3))
+        assert all(math.isfinite(row[f"component_{k}"]) for k in (1, 2, 3)) and 0 <= row["distance"] < 100
     assert tables["agreement"].num_rows == 5 * 3 + 2 * 2
     assert len(found.topology("zero")) == 7
     for row in found.topology("neutral"):
@@ -289,7 +292,7 @@ def test_networks_that_are_conjugate_agree():
         )  # fmt: skip
         return dynamics, search(maps, dynamics.visited)
 
-    double = StateMap({"weight": 2 * torch.eye(2)[None]})
+    double = StateMap({"weight": 2 * torch.eye(2)[None]}).requires_grad_(False)
     fake = SimpleNamespace(state_map=lambda id: double)
     meta_side = side(lambda h, m: torch.tanh(gains[0] * h), "n", 1.0)
     same = agreement(fake, "zero", meta_side, side(lambda h, m: 2 * torch.tanh(gains[0] * h / 2), "n", 2.0), "n")
@@ -301,35 +304,43 @@ def test_networks_that_are_conjugate_agree():
     assert other.chamfer > 0.1 and other.mapped_speed > 0.1
 
 
-@pytest.mark.slow
-def test_trained_networks_have_the_attractors_of_their_tasks(tmp_path):
-    """Flip-flops of 1, 2 and 3 bits: 2, 4 and 8 stable points. Three classes: a two-dimensional slow set. Sine: a limit cycle of the right
-    period."""
-    tasks = {f"{bits}": FlipFlopTask(bits=bits, base=4000, meta=500, test=100) for bits in (1, 2, 3)}
-    tasks |= {"classes": ClassIntegrationTask(base=4000, meta=500, test=100), "sine": SineTask(base=4000, meta=500, test=100)}
-    data = {name: make(task) for name, task in tasks.items()}
-    epochs = {"classes": 12, "sine": 30}
-    groups = [
-        Group(
-            name=name, data=name, networks=1, architecture={"family": "recurrent", "cell": "gru", "hidden": 32},
-            training={"batch": 32, "epochs": epochs.get(name, 8), "learning_rate": 5e-3},
-        )
-        for name in tasks
-    ]  # fmt: skip
-    population = Population.create(tmp_path, list(specs_of(groups, data)), data)
+def trained(path, task, *, epochs):
+    """A GRU-32 that learned a task, and what it does at every fixed input."""
+    data = {"data": make(dataclasses.replace(task, base=4000, meta=500, test=100))}
+    group = Group(
+        name="gru", networks=1, architecture={"family": "recurrent", "cell": "gru", "hidden": 32},
+        training={"batch": 32, "epochs": epochs, "learning_rate": 5e-3},
+    )  # fmt: skip
+    population = Population.create(path, list(specs_of([group], data)), data)
     train_remaining(population, LocalRuntime())
-    population = Population.open(tmp_path)
-    for bits in (1, 2, 3):
-        points = fixed_points_of(population, f"{bits} #0").points(f"{bits} #0", which="base")
-        assert int((points.stable & points.fixed).sum()) == 2**bits
-    classes = {found.input: found for found in fixed_points_of(population, "classes #0").found}
-    assert classes["neutral"].dynamics.neutral == 4
-    assert round(classes["neutral"].slow_sets[0].dimension) == 2
-    assert classes["neutral"].slow_sets[0].alignment > 3 * classes["neutral"].slow_sets[0].chance
-    sine = {found.input: found for found in fixed_points_of(population, "sine #0").found}
-    (cycle,) = sine["mean"].cycles[0]
+    return {found.input: found for found in fixed_points_of(Population.open(path), "gru #0").found}, data["data"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_a_trained_flip_flop_has_a_stable_point_for_every_memory(tmp_path, bits):
+    found, _ = trained(tmp_path, FlipFlopTask(bits=bits), epochs=8)
+    points = found["zero"].points
+    assert int((points.stable & points.fixed).sum()) == 2**bits
+
+
+@pytest.mark.slow
+def test_a_trained_integrator_of_three_classes_has_a_slow_plane(tmp_path):
+    found, _ = trained(tmp_path, ClassIntegrationTask(classes=3), epochs=12)
+    # Word 4 is evidence for no class.
+    assert found["neutral"].dynamics.neutral == 4
+    (plane,) = found["neutral"].slow_sets
+    assert round(plane.dimension) == 2
+    assert plane.alignment > 3 * plane.chance
+
+
+@pytest.mark.slow
+def test_a_trained_sine_generator_has_a_limit_cycle(tmp_path):
+    task = SineTask()
+    found, data = trained(tmp_path, task, epochs=30)
+    (cycle,) = found["mean"].cycles[0]
     assert cycle.closed and cycle.share == 1
-    # The mean input, 0.75, asks for 0.06 cycles a step.
-    mean = float(data["sine"].meta.inputs.double().mean())
-    frequency = tasks["sine"].lowest + (mean - 0.25) * (tasks["sine"].highest - tasks["sine"].lowest)
+    # The mean input, about 0.75, asks for about 0.06 cycles a step.
+    mean = float(data.meta.inputs.double().mean())
+    frequency = task.lowest + (mean - 0.25) * (task.highest - task.lowest)
     assert cycle.period == pytest.approx(1 / frequency, rel=0.05)

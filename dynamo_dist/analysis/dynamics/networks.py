@@ -179,6 +179,8 @@ def _stacked(networks: StackedRecurrent, ids: tuple[str, ...], data: str, datase
     if table_MWF is None:
         mean_MF = dataset.meta.inputs.double()[_valid(dataset.meta)].mean(dim=0).expand(networks.count, -1)
     else:
+        # An imported table may have more words than the data.
+        table_MWF = table_MWF[:, : dataset.vocabulary]
         mean_MF = torch.einsum("w,mwf->mf", _word_shares(dataset), table_MWF)
     maps, neutral = _at_inputs(stacked_cells(networks), dataset, table_MWF, mean_MF, visited, speed, neutral)
     readout = networks.parameters["w_readout"]

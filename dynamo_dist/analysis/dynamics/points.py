@@ -19,8 +19,9 @@ from dynamo_dist.errors import InputError
 
 # q below which a point is a fixed point: |h - F(h)| < 1.4e-12, some thousand times what rounding leaves at H = 64.
 FIXED = 1e-24
-# Speed |h - F(h)| at a minimum of q, relative to the typical speed, below which it is a slow point.
-SLOW = 0.05
+# Speed |h - F(h)|, relative to the typical speed, below which a minimum of q is a slow point, and below which any state is one: in long
+# flat valleys, which integrators have, the descent ends before it is at a minimum.
+SLOW, CRAWLING = 0.05, 1e-3
 # Distance, relative to the spread of the starts, within which two fixed points are one, and two slow ones: a flat minimum of q is reached
 # less precisely than a fixed point.
 SAME, SAME_SLOW = 1e-5, 1e-2
@@ -122,8 +123,8 @@ def search_rows(
     h_PH, r_PH = newton(maps, minima.state, minima.map)
     q_P = 0.5 * r_PH.square().sum(dim=1)
     fixed_P = q_P < FIXED
-    slow_P = 0.5 * (SLOW * typical_speed_M[minima.map]).square()
-    keep = fixed_P | (minima.stationary & (q_P < slow_P)) if slow else fixed_P
+    slow_P = 0.5 * (torch.where(minima.stationary, SLOW, CRAWLING) * typical_speed_M[minima.map]).square()
+    keep = fixed_P | (q_P < slow_P) if slow else fixed_P
     if not bool(keep.all()):
         h_PH, q_P, fixed_P, slow_P = h_PH[keep], q_P[keep], fixed_P[keep], slow_P[keep]
         minima = _Minima(state=h_PH, map=minima.map[keep], starts=minima.starts[keep], stationary=minima.stationary[keep])

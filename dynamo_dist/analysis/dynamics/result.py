@@ -199,6 +199,7 @@ def _point_rows(found: Found) -> list[dict[str, Any]]:
         "speed": (points.speed / dynamics.speed[points.map]).tolist(),
         "tolerance": points.tolerance.tolist(),
         "starts": points.starts.tolist(),
+        "distance": _distance(dynamics.visited, points).tolist(),
         "stable": points.stable.tolist(),
         "unstable_directions": points.unstable.tolist(),
     }
@@ -213,6 +214,15 @@ def _point_rows(found: Found) -> list[dict[str, Any]]:
     spread_out("eigenvalue_{}_imag", points.eigenvalues, _EIGENVALUES, torch.imag)
     spread_out("component_{}", place, _COMPONENTS)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _distance(visited_MSH: Tensor, points: Points) -> Tensor:
+    """From points to the nearest of the states that their network visits, in units of the spread of these, (P,)."""
+    distance = torch.empty(len(points), dtype=torch.float64)
+    for m, scale in enumerate(spread(visited_MSH)):
+        own = points.map == m
+        distance[own] = torch.cdist(points.state[own], visited_MSH[m]).amin(dim=1) / scale
+    return distance
 
 
 def _components(visited_MSH: Tensor, state_PH: Tensor, map_P: Tensor) -> Tensor:

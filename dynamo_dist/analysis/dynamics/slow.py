@@ -24,7 +24,7 @@ _NUMBERS = 2**19
 # States of a set that are compared: of those nearer than RESOLUTION (of the spread of the visited states) one is kept.
 _RESOLUTION, _MOST = 0.02, 600
 # Of these, whose spectrum is looked at.
-_SPECTRA = 50
+_SPECTRA = 16
 # A neighbourhood is a state and its 20 nearest; where the farthest is beyond this part of the spread, the state is isolated.
 _NEIGHBOURS, _REACH = 20, 0.5
 # Time constant in steps from which a direction counts as slow.
