@@ -33,8 +33,6 @@ def steps(out: Path, size: str) -> list[tuple[list[str], dict[str, str]]]:
         size,
         "--workers",
         "2",
-        "--seeds",
-        "1",
         "--out",
         str(out / "valence"),
         "--overwrite",

@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--address", help="a running Ray cluster, for example auto or 10.0.0.1:6379; default: a local one for this command"
     )
-    command.add_argument("--seeds", type=int, help="meta-models to train, seeds 0, 1, ...; default: as many as the recipe's analyses need")
+    command.add_argument("--seeds", type=int, default=1, help="meta-models to train, seeds 0, 1, ...; default 1")
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
@@ -192,9 +192,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> None:
     recipe = recipes.recipe(arguments.recipe, size=arguments.size, data=arguments.data)
-    seeds = recipe.seeds if arguments.seeds is None else arguments.seeds
-    if arguments.workers < 0 or seeds < 1:
-        raise InputError(f"--workers {arguments.workers} --seeds {seeds}: expected at least 0 workers and 1 seed")
+    if arguments.workers < 0 or arguments.seeds < 1:
+        raise InputError(f"--workers {arguments.workers} --seeds {arguments.seeds}: expected at least 0 workers and 1 seed")
     identity = {"name": recipe.name, **recipes.identity(recipe)}
     # Everything that can be refused is refused before Ray starts and before the folder is touched.
     check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
@@ -202,7 +201,7 @@ def _run(arguments: argparse.Namespace) -> None:
     recipe.specs(data)
     with open_runtime(arguments.workers, arguments.address) as runtime:
         claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
-        result = run(recipe, data, arguments.out, runtime=runtime, seeds=seeds)
+        result = run(recipe, data, arguments.out, runtime=runtime, seeds=arguments.seeds)
     if recipe.analyses:
         _figures(arguments.out / ANALYSIS)
     _report(arguments.out)

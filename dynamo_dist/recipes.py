@@ -34,8 +34,7 @@ class Recipe:
     # Exact copies of every network that are embedded beside it: with hidden units in another order, and with more of them.
     copies: int = 0
     wider: int = 0
-    # Meta-models that differ in their seed, and the analyses (of `analysis.suite`) of them.
-    seeds: int = 1
+    # The analyses (of `analysis.suite`) that it ends with.
     analyses: tuple[str, ...] = ()
 
     def make_data(self) -> dict[str, Dataset]:
@@ -72,8 +71,7 @@ def valence(*, size: str = "small", data: str | None = None) -> Recipe:
             integrators("perfect", "rnn", 48, half // 2),
         ),
         meta=MetaModelConfig(steps=steps),
-        seeds={"tiny": 1, "small": 5}[size],
-        analyses=("similarity", "stability", "averaging", "fixed-points"),
+        analyses=("similarity", "averaging"),
     )
 
 
@@ -163,7 +161,7 @@ def attractors(*, size: str = "small", data: str | None = None) -> Recipe:
         data=tasks,
         groups=tuple(group(task, cell, hidden) for task in tasks for cell, hidden in architectures),
         meta=MetaModelConfig(dimensions=6, hidden=96, steps={"tiny": 60, "small": 3000}[size], unlike_tasks="pad"),
-        analyses=("similarity", "fixed-points"),
+        analyses=("similarity",),
     )
 
 
@@ -209,9 +207,7 @@ def semisupervised(*, size: str = "small", data: str | None = None) -> Recipe:
 
 def averaging(*, size: str = "small", data: str | None = None) -> Recipe:
     """Means of embedding vectors of the integrators of `valence` against means of weights and ensembles."""
-    return dataclasses.replace(
-        valence(size=size, data=data), name="averaging", title="Averages of networks", seeds=1, analyses=("averaging",)
-    )
+    return dataclasses.replace(valence(size=size, data=data), name="averaging", title="Averages of networks", analyses=("averaging",))
 
 
 def reparameterize(*, size: str = "small", data: str | None = None) -> Recipe:
@@ -220,7 +216,7 @@ def reparameterize(*, size: str = "small", data: str | None = None) -> Recipe:
     # Copies come together as training goes on: theta starts at 0.
     meta = dataclasses.replace(recipe.meta, steps={"tiny": recipe.meta.steps, "small": 2400}[size])
     return dataclasses.replace(
-        recipe, name="reparameterize", title="Copies with other weights", meta=meta, copies=1, wider=1, seeds=1, analyses=("reparameterize",)
+        recipe, name="reparameterize", title="Copies with other weights", meta=meta, copies=1, wider=1, analyses=("reparameterize",)
     )
 
 
