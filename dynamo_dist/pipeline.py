@@ -215,7 +215,7 @@ def run(recipe: Recipe, data: dict[str, Dataset], out: Path, *, runtime: Runtime
         say(f"analysis: every network on its test part ({', '.join(f'{len(own.test)} {own.kind}' for own in data.values())})")
         scores = _emulations([*metas, control], runtime)
         averages = _averages(metas[0], runtime)
-        analyses = analyze(out, recipe.analyses, runtime)
+        analyses = _analyze(out, recipe.analyses, [meta.path for meta in metas], control.path, runtime)
     result = _result(recipe, population, metas, scores, averages)
     result["analyses"] = analyses
     result["seconds"] = clock.seconds
@@ -226,9 +226,28 @@ def run(recipe: Recipe, data: dict[str, Dataset], out: Path, *, runtime: Runtime
 
 
 def analyze(path: Path, names: Sequence[str], runtime: Runtime) -> dict[str, Any]:
-    """Run these analyses (of `analysis.suite.ANALYSES`) on a finished run, with all its meta-models and its control, or on one meta-model;
+    """Run these analyses (of `analysis.suite.ANALYSES`) on a run, with all its finished meta-models and its control, or on one meta-model;
     returns their summaries by name. Their files go to `analysis/NAME/` in the folder."""
-    metas, control = check_analyses(path, names)
+    return _analyze(path, names, *check_analyses(path, names), runtime)
+
+
+def check_analyses(path: Path, names: Sequence[str]) -> tuple[list[Path], Path | None]:
+    """The finished meta-models of a run in the order of their seeds and its control, or the one meta-model that the folder holds. Raises
+    `InputError` for an unknown analysis, and where there is no finished meta-model."""
+    if unknown := [name for name in names if name not in suite.ANALYSES]:
+        raise InputError(f"unknown analysis {unknown[0]!r}: the analyses are {', '.join(suite.ANALYSES)}")
+    seeds = sorted(int(file.parent.name.partition("-")[2]) for file in path.glob("meta-*/meta.json"))
+    metas = [path] if (path / "meta.json").exists() else [path / f"meta-{seed}" for seed in seeds]
+    finished = [meta for meta in metas if folder.is_finished(meta)]
+    if not metas:
+        raise InputError(f"{path} holds no meta-model: give the folder of a run, or one that `dynamo-dist embed` wrote")
+    if not finished:
+        raise InputError(f"{path}: no meta-model there is trained to its end; continue it with --resume")
+    control = path / "control"
+    return finished, control if (control / "meta.json").exists() and folder.is_finished(control) else None
+
+
+def _analyze(path: Path, names: Sequence[str], metas: Sequence[Path], control: Path | None, runtime: Runtime) -> dict[str, Any]:
     paths, control_path = tuple(str(meta.resolve()) for meta in metas), str(control.resolve()) if control else None
     work = [(name, paths, control_path, str((path / ANALYSIS / name).resolve())) for name in names]
     summaries: dict[str, Any] = {}
@@ -236,21 +255,6 @@ def analyze(path: Path, names: Sequence[str], runtime: Runtime) -> dict[str, Any
         summaries[names[index]] = summary
         say(f"analysis: {names[index]}: {summary.get('does_not_apply', 'done')} ({len(summaries)} of {len(names)})")
     return {name: summaries[name] for name in names}
-
-
-def check_analyses(path: Path, names: Sequence[str]) -> tuple[list[Path], Path | None]:
-    """The meta-models of a run in the order of their seeds and its control, or the one meta-model that the folder holds. Raises
-    `InputError` for an unknown analysis, and where there is no meta-model or one is not finished."""
-    if unknown := [name for name in names if name not in suite.ANALYSES]:
-        raise InputError(f"unknown analysis {unknown[0]!r}: the analyses are {', '.join(suite.ANALYSES)}")
-    seeds = sorted(int(file.parent.name.partition("-")[2]) for file in path.glob("meta-*/meta.json"))
-    metas = [path] if (path / "meta.json").exists() else [path / f"meta-{seed}" for seed in seeds]
-    if not metas:
-        raise InputError(f"{path} holds no meta-model: give the folder of a run, or one that `dynamo-dist embed` wrote")
-    control = path / "control" if (path / "control" / "meta.json").exists() else None
-    for meta in [*metas, *([control] if control else [])]:
-        MetaModel.open(meta)
-    return metas, control
 
 
 def _with_copies(recipe: Recipe, population: Population, out: Path) -> Population:
