@@ -67,8 +67,8 @@ def before_any_file():
 def between_files():
     save_shared = checkpoint.save_shared
 
-    def save_and_die(folder, shard):
-        save_shared(folder, shard)
+    def save_and_die(folder, rank, shard):
+        save_shared(folder, rank, shard)
         if f"{AT:08d}" in folder.name:
             kill_myself()
 
