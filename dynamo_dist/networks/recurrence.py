@@ -7,6 +7,9 @@ one matrix product over T*B rows. `*_reference` are the same recurrences in plai
 Legend: T time, M networks, B batch (rows), H hidden units, G = gates * H. Weights multiply from the right: gates = h @ w.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -33,26 +36,70 @@ def _empty(like: Tensor, time: int, networks: int, batch: int, features: int) ->
     return like.new_empty(time, networks, batch, features)
 
 
-def _gru_states(x_TMB3H, w_MH3H, bias_M1H, h0_MBH, *, kept_steps):
-    """States with the initial one before them (T+1, M, B, H), and gates r|z, candidate n and q, its recurrent part before the reset
-    gate, of the last `kept_steps` steps: all T for the gradient, 1 without (a fifth of the memory, so larger batches stay in cache)."""
-    time, networks, batch, width = x_TMB3H.shape
-    hidden = width // 3
-    w_rz, w_n = w_MH3H[..., : 2 * hidden], w_MH3H[..., 2 * hidden :]
-    bias = bias_M1H.expand(networks, batch, hidden)
-    h = _empty(x_TMB3H, time + 1, networks, batch, hidden)
-    rz = _empty(x_TMB3H, kept_steps, networks, batch, 2 * hidden)
-    n, q = (_empty(x_TMB3H, kept_steps, networks, batch, hidden) for _ in range(2))
-    h[0] = h0_MBH
-    x_rz, x_n = x_TMB3H[..., : 2 * hidden].unbind(), x_TMB3H[..., 2 * hidden :].unbind()
+# Numbers of the states of one step above which the networks of a stack go through time in groups, one after the other: what a step writes is
+# in cache still when the next one reads it.
+_CACHED = 32 * 1024
+
+
+def _in_groups(loop: Callable[..., None], over_time: Sequence[Tensor], of_network: Sequence[Tensor]) -> None:
+    """Call `loop` with the tensors (T, M, B, F) and (M, ...) of a few networks at a time. The last of the latter are states (M, B, H)."""
+    networks, batch, hidden = of_network[-1].shape
+    size = max(1, _CACHED // (batch * hidden))
+    for first in range(0, networks, size):
+        group = slice(first, first + size)
+        loop(*(tensor[:, group] for tensor in over_time), *(tensor[group] for tensor in of_network))
+
+
+def _gru_forward(x, h, rz, n, q, w, bias, h0):
+    """Fills in the states with the initial one before them, h (T+1, m, B, H), and of the last `len(n)` steps the gates r|z, the candidate n
+    and q, its recurrent part before the reset gate."""
+    hidden, kept_steps = n.shape[-1], len(n)
+    w_rz, w_n = w[..., : 2 * hidden], w[..., 2 * hidden :]
+    bias = bias.expand_as(h0)
+    h[0] = h0
+    x_rz, x_n = x[..., : 2 * hidden].unbind(), x[..., 2 * hidden :].unbind()
     rz_s, n_s, q_s, r_s, z_s = rz.unbind(), n.unbind(), q.unbind(), rz[..., :hidden].unbind(), rz[..., hidden:].unbind()
     states = h.unbind()
-    for t in range(time):
+    for t in range(len(x)):
         k = t % kept_steps
         torch.baddbmm(x_rz[t], states[t], w_rz, out=rz_s[k]).sigmoid_()
         torch.baddbmm(bias, states[t], w_n, out=q_s[k])
         torch.addcmul(x_n[t], r_s[k], q_s[k], out=n_s[k]).tanh_()
         torch.lerp(n_s[k], states[t], z_s[k], out=states[t + 1])
+
+
+def _gru_backward(grad, h, rz, n, q, d_x, d_q, w, carry):
+    """Fills in the gradients of x, of q and of the initial state, the last in `carry`, which comes as zeros."""
+    hidden = n.shape[-1]
+    r, z, h_old = rz[..., :hidden], rz[..., hidden:], h[:-1]
+    d_r, d_z, d_n = (part.unbind() for part in d_x.split(hidden, dim=-1))
+    d_rz_t, d_q_t, r_t, z_t, grad = d_x[..., : 2 * hidden].unbind(), d_q.unbind(), r.unbind(), z.unbind(), grad.unbind()
+    w_rz_T = w[..., : 2 * hidden].transpose(1, 2).contiguous()
+    w_n_T = w[..., 2 * hidden :].transpose(1, 2).contiguous()
+    for stop in range(len(grad), 0, -_FACTORED):
+        first = max(0, stop - _FACTORED)
+        r_s, z_s, n_s = r[first:stop], z[first:stop], n[first:stop]
+        # d a_n = dh * to_n;  d a_z = dh * to_z;  d a_r = d a_n * to_r   (a: pre-activations of the gates)
+        to_n = (1 - z_s).mul_(1 - n_s * n_s).unbind()
+        to_z = (h_old[first:stop] - n_s).mul_(z_s).mul_(1 - z_s).unbind()
+        to_r = (q[first:stop] * r_s).mul_(1 - r_s).unbind()
+        for t in range(stop - 1, first - 1, -1):
+            dh = carry.add_(grad[t])
+            torch.mul(dh, to_n[t - first], out=d_n[t])
+            torch.mul(dh, to_z[t - first], out=d_z[t])
+            torch.mul(d_n[t], to_r[t - first], out=d_r[t])
+            torch.mul(d_n[t], r_t[t], out=d_q_t[t])
+            dh.mul_(z_t[t]).baddbmm_(d_rz_t[t], w_rz_T).baddbmm_(d_q_t[t], w_n_T)
+
+
+def _gru_states(x_TMB3H, w_MH3H, bias_M1H, h0_MBH, *, kept_steps):
+    """What `_gru_forward` fills in; `kept_steps`: all T for the gradient, 1 without (a fifth of the memory, so larger batches stay in cache)."""
+    time, networks, batch, width = x_TMB3H.shape
+    hidden = width // 3
+    h = _empty(x_TMB3H, time + 1, networks, batch, hidden)
+    rz = _empty(x_TMB3H, kept_steps, networks, batch, 2 * hidden)
+    n, q = (_empty(x_TMB3H, kept_steps, networks, batch, hidden) for _ in range(2))
+    _in_groups(_gru_forward, (x_TMB3H, h, rz, n, q), (w_MH3H, bias_M1H, h0_MBH))
     return h, rz, n, q
 
 
@@ -66,44 +113,33 @@ class _GRU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_TMBH):
         w, h, rz, n, q = ctx.saved_tensors
-        hidden = n.shape[-1]
-        r, z = rz[..., :hidden], rz[..., hidden:]
-        h_old = h[:-1]
-        d_x = _empty(n, *n.shape[:-1], 3 * hidden)  # d a_r, d a_z, d a_n
-        d_q = _empty(n, *n.shape)
-        d_rz = d_x[..., : 2 * hidden]
-        d_r, d_z, d_n = (part.unbind() for part in d_x.split(hidden, dim=-1))
-        d_rz_t, d_q_t, r_t, z_t, grad = d_rz.unbind(), d_q.unbind(), r.unbind(), z.unbind(), grad_TMBH.unbind()
-        w_rz_T = w[..., : 2 * hidden].transpose(1, 2).contiguous()
-        w_n_T = w[..., 2 * hidden :].transpose(1, 2).contiguous()
-        carry = torch.zeros_like(n[0])
-        for stop in range(len(grad), 0, -_FACTORED):
-            first = max(0, stop - _FACTORED)
-            r_s, z_s, n_s = r[first:stop], z[first:stop], n[first:stop]
-            # d a_n = dh * to_n;  d a_z = dh * to_z;  d a_r = d a_n * to_r   (a: pre-activations of the gates)
-            to_n = (1 - z_s).mul_(1 - n_s * n_s).unbind()
-            to_z = (h_old[first:stop] - n_s).mul_(z_s).mul_(1 - z_s).unbind()
-            to_r = (q[first:stop] * r_s).mul_(1 - r_s).unbind()
-            for t in range(stop - 1, first - 1, -1):
-                dh = carry.add_(grad[t])
-                torch.mul(dh, to_n[t - first], out=d_n[t])
-                torch.mul(dh, to_z[t - first], out=d_z[t])
-                torch.mul(d_n[t], to_r[t - first], out=d_r[t])
-                torch.mul(d_n[t], r_t[t], out=d_q_t[t])
-                dh.mul_(z_t[t]).baddbmm_(d_rz_t[t], w_rz_T).baddbmm_(d_q_t[t], w_n_T)
-        rows_T = _rows(h_old).transpose(1, 2)
-        d_w = torch.cat([torch.bmm(rows_T, _rows(d_rz)), torch.bmm(rows_T, _rows(d_q))], dim=-1)
-        return d_x, d_w, d_q.sum(dim=(0, 2)).unsqueeze(1), carry
+        d_x = _empty(n, *n.shape[:-1], 3 * n.shape[-1])  # d a_r, d a_z, d a_n
+        d_q, d_h0 = _empty(n, *n.shape), torch.zeros_like(n[0])
+        _in_groups(_gru_backward, (grad_TMBH, h, rz, n, q, d_x, d_q), (w, d_h0))
+        rows_T = _rows(h[:-1]).transpose(1, 2)
+        d_w = torch.cat([torch.bmm(rows_T, _rows(d_x[..., : 2 * n.shape[-1]])), torch.bmm(rows_T, _rows(d_q))], dim=-1)
+        return d_x, d_w, d_q.sum(dim=(0, 2)).unsqueeze(1), d_h0
+
+
+def _rnn_forward(x, h, w, h0, *, relu):
+    h[0] = h0
+    for x_t, h_old, h_new in zip(x.unbind(), h[:-1].unbind(), h[1:].unbind(), strict=True):
+        torch.baddbmm(x_t, h_old, w, out=h_new)
+        h_new.relu_() if relu else h_new.tanh_()
+
+
+def _rnn_backward(grad, h, d_x, w, carry, *, relu):
+    w_T = w.transpose(1, 2).contiguous()
+    for grad_t, h_t, d_t in zip(reversed(grad.unbind()), reversed(h[1:].unbind()), reversed(d_x.unbind()), strict=True):
+        torch.mul(carry.add_(grad_t), h_t > 0 if relu else 1 - h_t * h_t, out=d_t)
+        torch.bmm(d_t, w_T, out=carry)
 
 
 class _RNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_TMBH, w_MHH, h0_MBH, relu):
         h = _empty(x_TMBH, x_TMBH.shape[0] + 1, *x_TMBH.shape[1:])
-        h[0] = h0_MBH
-        for x_t, h_old, h_new in zip(x_TMBH.unbind(), h[:-1].unbind(), h[1:].unbind(), strict=True):
-            torch.baddbmm(x_t, h_old, w_MHH, out=h_new)
-            h_new.relu_() if relu else h_new.tanh_()
+        _in_groups(partial(_rnn_forward, relu=relu), (x_TMBH, h), (w_MHH, h0_MBH))
         ctx.relu = relu
         ctx.save_for_backward(w_MHH, h)
         return h[1:]
@@ -111,48 +147,77 @@ class _RNN(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_TMBH):
         w, h = ctx.saved_tensors
-        slope = (h[1:] > 0).to(h.dtype) if ctx.relu else 1 - h[1:] * h[1:]
-        d_x = _empty(h, *slope.shape)
-        w_T = w.transpose(1, 2).contiguous()
-        carry = torch.zeros_like(slope[0])
-        for t in range(slope.shape[0] - 1, -1, -1):
-            torch.mul(carry.add_(grad_TMBH[t]), slope[t], out=d_x[t])
-            carry = torch.bmm(d_x[t], w_T)
-        return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), carry, None
+        d_x, d_h0 = _empty(h, *grad_TMBH.shape), torch.zeros_like(h[0])
+        _in_groups(partial(_rnn_backward, relu=ctx.relu), (grad_TMBH, h, d_x), (w, d_h0))
+        return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), d_h0, None
+
+
+def _ugrnn_forward(x, h, gc, w, h0):
+    hidden = h0.shape[-1]
+    h[0] = h0
+    g_s, c_s, states = gc[..., :hidden].unbind(), gc[..., hidden:].unbind(), h.unbind()
+    for t, (x_t, gc_t) in enumerate(zip(x.unbind(), gc.unbind(), strict=True)):
+        torch.baddbmm(x_t, states[t], w, out=gc_t)
+        torch.lerp(c_s[t].tanh_(), states[t], g_s[t].sigmoid_(), out=states[t + 1])
+
+
+def _ugrnn_backward(grad, h, gc, d_x, w, carry):
+    hidden = h.shape[-1]
+    d_g, d_c, d_x_t, h_old = d_x[..., :hidden].unbind(), d_x[..., hidden:].unbind(), d_x.unbind(), h.unbind()
+    g_t, c_t = gc[..., :hidden].unbind(), gc[..., hidden:].unbind()
+    w_T = w.transpose(1, 2).contiguous()
+    for t in range(len(grad) - 1, -1, -1):
+        dh, g, c = carry.add_(grad[t]), g_t[t], c_t[t]
+        torch.mul(dh, (h_old[t] - c).mul_(g).mul_(1 - g), out=d_g[t])
+        torch.mul(dh, (1 - g).mul_(1 - c * c), out=d_c[t])
+        dh.mul_(g).baddbmm_(d_x_t[t], w_T)
 
 
 class _UGRNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_TMB2H, w_MH2H, h0_MBH):
-        time, networks, batch, width = x_TMB2H.shape
-        hidden = width // 2
-        h = _empty(x_TMB2H, time + 1, networks, batch, hidden)
-        h[0] = h0_MBH
-        gc = _empty(x_TMB2H, *x_TMB2H.shape)
-        g_s, c_s, states = gc[..., :hidden].unbind(), gc[..., hidden:].unbind(), h.unbind()
-        for t, (x_t, gc_t) in enumerate(zip(x_TMB2H.unbind(), gc.unbind(), strict=True)):
-            torch.baddbmm(x_t, states[t], w_MH2H, out=gc_t)
-            torch.lerp(c_s[t].tanh_(), states[t], g_s[t].sigmoid_(), out=states[t + 1])
+        time, networks, batch, hidden = len(x_TMB2H), *h0_MBH.shape
+        h, gc = _empty(x_TMB2H, time + 1, networks, batch, hidden), _empty(x_TMB2H, *x_TMB2H.shape)
+        _in_groups(_ugrnn_forward, (x_TMB2H, h, gc), (w_MH2H, h0_MBH))
         ctx.save_for_backward(w_MH2H, h, gc)
         return h[1:]
 
     @staticmethod
     def backward(ctx, grad_TMBH):
         w, h, gc = ctx.saved_tensors
-        hidden = h.shape[-1]
-        g, c = gc[..., :hidden], gc[..., hidden:]
-        to_g = (h[:-1] - c).mul_(g).mul_(1 - g).unbind()
-        to_c = (1 - g).mul_(1 - c * c).unbind()
-        d_x = _empty(h, *gc.shape)
-        d_g, d_c, d_x_t, g_t = d_x[..., :hidden].unbind(), d_x[..., hidden:].unbind(), d_x.unbind(), g.unbind()
-        w_T = w.transpose(1, 2).contiguous()
-        carry = torch.zeros_like(h[0])
-        for t in range(len(g_t) - 1, -1, -1):
-            dh = carry.add_(grad_TMBH[t])
-            torch.mul(dh, to_g[t], out=d_g[t])
-            torch.mul(dh, to_c[t], out=d_c[t])
-            carry = dh.mul_(g_t[t]).baddbmm_(d_x_t[t], w_T)
-        return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), carry
+        d_x, d_h0 = _empty(h, *gc.shape), torch.zeros_like(h[0])
+        _in_groups(_ugrnn_backward, (grad_TMBH, h, gc, d_x), (w, d_h0))
+        return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), d_h0
+
+
+def _lstm_forward(x, h, c, gates, tanh_c, w, c0, h0):
+    hidden = h0.shape[-1]
+    h[0], c[0] = h0, c0
+    if_s, (i_s, f_s, g_s, o_s) = gates[..., : 2 * hidden].unbind(), (part.unbind() for part in gates.split(hidden, dim=-1))
+    hs, cs, tanh_s = h.unbind(), c.unbind(), tanh_c.unbind()
+    for t, (x_t, a_t) in enumerate(zip(x.unbind(), gates.unbind(), strict=True)):
+        torch.baddbmm(x_t, hs[t], w, out=a_t)
+        if_s[t].sigmoid_()
+        torch.mul(i_s[t], g_s[t].tanh_(), out=cs[t + 1]).addcmul_(f_s[t], cs[t])
+        torch.mul(o_s[t].sigmoid_(), torch.tanh(cs[t + 1], out=tanh_s[t]), out=hs[t + 1])
+
+
+def _lstm_backward(grad_h, grad_c, c, gates, tanh_c, d_x, w, carry_c, carry_h):
+    hidden = c.shape[-1]
+    d_i, d_f, d_g, d_o = (part.unbind() for part in d_x.split(hidden, dim=-1))
+    i_t, f_t, g_t, o_t = (part.unbind() for part in gates.split(hidden, dim=-1))
+    d_x_t, c_old, tanh_s = d_x.unbind(), c.unbind(), tanh_c.unbind()
+    w_T = w.transpose(1, 2).contiguous()
+    for t in range(len(grad_h) - 1, -1, -1):
+        i, f, g, o, tanh_t = i_t[t], f_t[t], g_t[t], o_t[t], tanh_s[t]
+        dh = carry_h.add_(grad_h[t])
+        dc = carry_c.add_(grad_c[t]).addcmul_(dh, (1 - tanh_t * tanh_t).mul_(o))
+        torch.mul(dc, (g * i).mul_(1 - i), out=d_i[t])
+        torch.mul(dc, (c_old[t] * f).mul_(1 - f), out=d_f[t])
+        torch.mul(dc, (1 - g * g).mul_(i), out=d_g[t])
+        torch.mul(dh, (tanh_t * o).mul_(1 - o), out=d_o[t])
+        dc.mul_(f)
+        torch.bmm(d_x_t[t], w_T, out=carry_h)
 
 
 class _LSTM(torch.autograd.Function):
@@ -160,45 +225,19 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_TMB4H, w_MH4H, h0_MBH, c0_MBH):
-        time, networks, batch, width = x_TMB4H.shape
-        hidden = width // 4
+        time, networks, batch, hidden = len(x_TMB4H), *h0_MBH.shape
         h, c = (_empty(x_TMB4H, time + 1, networks, batch, hidden) for _ in range(2))
-        h[0], c[0] = h0_MBH, c0_MBH
         gates, tanh_c = _empty(x_TMB4H, *x_TMB4H.shape), _empty(x_TMB4H, time, networks, batch, hidden)
-        if_s, (i_s, f_s, g_s, o_s) = gates[..., : 2 * hidden].unbind(), (part.unbind() for part in gates.split(hidden, dim=-1))
-        hs, cs, tanh_s = h.unbind(), c.unbind(), tanh_c.unbind()
-        for t, (x_t, a_t) in enumerate(zip(x_TMB4H.unbind(), gates.unbind(), strict=True)):
-            torch.baddbmm(x_t, hs[t], w_MH4H, out=a_t)
-            if_s[t].sigmoid_()
-            torch.mul(i_s[t], g_s[t].tanh_(), out=cs[t + 1]).addcmul_(f_s[t], cs[t])
-            torch.mul(o_s[t].sigmoid_(), torch.tanh(cs[t + 1], out=tanh_s[t]), out=hs[t + 1])
+        _in_groups(_lstm_forward, (x_TMB4H, h, c, gates, tanh_c), (w_MH4H, c0_MBH, h0_MBH))
         ctx.save_for_backward(w_MH4H, h, c, gates, tanh_c)
         return h[1:], c[1:]
 
     @staticmethod
     def backward(ctx, grad_h_TMBH, grad_c_TMBH):
         w, h, c, gates, tanh_c = ctx.saved_tensors
-        hidden = h.shape[-1]
-        i, f, g, o = gates.split(hidden, dim=-1)
-        # dc += dh * to_c;  d a_i = dc * to_i and so on;  d a_o = dh * to_o
-        to_c = (1 - tanh_c * tanh_c).mul_(o).unbind()
-        to_i, to_f = (g * i).mul_(1 - i).unbind(), (c[:-1] * f).mul_(1 - f).unbind()
-        to_g, to_o = (1 - g * g).mul_(i).unbind(), (tanh_c * o).mul_(1 - o).unbind()
-        d_x = _empty(h, *gates.shape)
-        d_i, d_f, d_g, d_o = (part.unbind() for part in d_x.split(hidden, dim=-1))
-        d_x_t, f_t = d_x.unbind(), f.unbind()
-        w_T = w.transpose(1, 2).contiguous()
-        carry_h, carry_c = torch.zeros_like(h[0]), torch.zeros_like(h[0])
-        for t in range(len(f_t) - 1, -1, -1):
-            dh = carry_h.add_(grad_h_TMBH[t])
-            dc = carry_c.add_(grad_c_TMBH[t]).addcmul_(dh, to_c[t])
-            torch.mul(dc, to_i[t], out=d_i[t])
-            torch.mul(dc, to_f[t], out=d_f[t])
-            torch.mul(dc, to_g[t], out=d_g[t])
-            torch.mul(dh, to_o[t], out=d_o[t])
-            carry_c = dc.mul_(f_t[t])
-            carry_h = torch.bmm(d_x_t[t], w_T)
-        return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), carry_h, carry_c
+        d_x, (d_h0, d_c0) = _empty(h, *gates.shape), (torch.zeros_like(h[0]) for _ in range(2))
+        _in_groups(_lstm_backward, (grad_h_TMBH, grad_c_TMBH, c, gates, tanh_c, d_x), (w, d_c0, d_h0))
+        return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), d_h0, d_c0
 
 
 def prefers_own_layers(cell: str, hidden: int, device: torch.device) -> bool:

@@ -49,6 +49,20 @@ def test_fast_recurrences_equal_their_oracles():
             assert torch.allclose(ours, theirs, rtol=bound, atol=bound), (cell, options)
 
 
+def test_networks_in_groups_give_the_bits_of_all_at_once(monkeypatch):
+    # Wider than the layout by step allows, and 5 networks in groups of 2: the last one alone.
+    for cell, arguments in cell_inputs(5, 6, batch=64, hidden=24).items():
+        results = []
+        for cached in (2**30, 2 * 64 * 24):
+            monkeypatch.setattr(recurrence, "_CACHED", cached)
+            states = getattr(recurrence, cell)(*arguments)
+            states = states if isinstance(states, tuple) else (states,)
+            gradients = torch.autograd.grad(sum(own.square().sum() for own in states), arguments)
+            with torch.no_grad():
+                results.append([*states, *gradients, getattr(recurrence, cell)(*arguments)[0]])
+        assert all(torch.equal(*same) for same in zip(*results, strict=True)), cell
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("vocabulary", [9, 400, None])  # fewer words than positions, and more: two ways to the input part; no words
