@@ -5,6 +5,8 @@
     sine generation      a limit cycle for each value of a constant input
     context              two lines of stable points; the context decides which of two inputs moves the state along its line
 
+and `SignalsTask`, all of them on the same inputs: what a network computes is then in the network alone, not in what it is fed.
+
 Sources: flip-flop and sine, Sussillo and Barak, Neural Computation 25 (2013); class integration, Aitken et al., "The geometry of
 integration in text classification RNNs" (2020); context, Mante et al., Nature 503 (2013). Sizes and constants are ours.
 
@@ -106,20 +108,48 @@ class ClassIntegrationTask(_MadeTask):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SignalsTask(_MadeTask):
+    """Six computations on the same signals: flip-flops of 1, 2 and 3 bits, 3-class integration, a sine, context-dependent integration."""
+
+    steps: int = 50
+    # Probability of a pulse, on each of the three channels at each step.
+    pulse: float = 0.1
+    # Cycles per step of the sine, between these two.
+    lowest: float = 0.02
+    highest: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.pulse <= 1 or not 0 < self.lowest < self.highest < 0.5:
+            raise InputError(
+                f"SignalsTask: steps={self.steps}, pulse={self.pulse}, lowest={self.lowest}, highest={self.highest}: "
+                "expected at least 1 step, a probability in (0, 1], and 0 < lowest < highest < 0.5 cycles per step"
+            )
+        if self.steps * self.pulse < 1:
+            raise InputError(f"SignalsTask: steps={self.steps}, pulse={self.pulse}: expected a pulse on every channel, or too few decide a class")
+
+
 def make_flip_flop(task: FlipFlopTask) -> Dataset:
     """Inputs float32 (N, T, bits): pulses of 1 or -1, otherwise 0. Target `state`, the same shape: the last pulse; NaN before the first."""
 
     def part(rng: np.random.Generator, count: int) -> Examples:
-        shape = (count, task.steps, task.bits)
-        pulses = rng.choice([-1.0, 1.0], size=shape) * (rng.random(shape) < task.pulse)
-        state = np.full(shape, np.nan)
-        last = np.full((count, task.bits), np.nan)
-        for t in range(task.steps):
-            last = np.where(pulses[:, t] != 0, pulses[:, t], last)
-            state[:, t] = last
-        return _sequences(pulses, state=_values(state))
+        pulses = _pulses(rng, (count, task.steps, task.bits), task.pulse)
+        return _sequences(pulses, state=_values(_last_pulse(pulses)))
 
     return _dataset(task, part, state=Output(kind="values", size=task.bits, every_step=True))
+
+
+def _pulses(rng: np.random.Generator, shape: tuple[int, ...], probability: float) -> np.ndarray:
+    return rng.choice([-1.0, 1.0], size=shape) * (rng.random(shape) < probability)
+
+
+def _last_pulse(pulses_NTI: np.ndarray) -> np.ndarray:
+    """Of every channel at every step the last pulse, NaN before the first."""
+    state, last = np.empty_like(pulses_NTI), np.full_like(pulses_NTI[:, 0], np.nan)
+    for t in range(pulses_NTI.shape[1]):
+        last = np.where(pulses_NTI[:, t] != 0, pulses_NTI[:, t], last)
+        state[:, t] = last
+    return state
 
 
 def make_sine(task: SineTask) -> Dataset:
@@ -181,6 +211,52 @@ def make_class_integration(task: ClassIntegrationTask) -> Dataset:
         return Examples(inputs=tokens, lengths_N=lengths_N, targets={"majority": majority})
 
     return _dataset(task, part, vocabulary=2 + task.classes, majority=Output(kind="classes", size=task.classes))
+
+
+def make_signals(task: SignalsTask) -> Dataset:
+    """Inputs float32 (N, T, 5): three channels of pulses, 1 or -1 and otherwise 0; two constants, the pitch in -1 .. 1 and the context,
+    -1 or 1. Targets by the name of the computation:
+
+        1-bit flip-flop, 2-bit, 3-bit   (N, T, bits): the last pulse on each of the first channels; NaN before the first
+        3-class integration             int64 (N,): the channel with the largest sum of pulses
+        sine                            (N, T, 1): of the lowest frequency at pitch -1, of the highest at 1, from t = 0
+        context                         int64 (N,): 1 where the sum of the channel that the context names is positive, the first for 1, the
+                                        second for -1
+
+    Pulses that leave a class undecided are drawn again, so every example has a right answer to all.
+    """
+
+    def part(rng: np.random.Generator, count: int) -> Examples:
+        pulses = np.empty((count, task.steps, 3))
+        pitch, context = rng.uniform(-1, 1, size=count), rng.choice([-1.0, 1.0], size=count)
+        named = (context < 0).astype(np.int64)
+        open_ = np.arange(count)
+        while open_.size:
+            pulses[open_] = _pulses(rng, (open_.size, task.steps, 3), task.pulse)
+            sums = pulses.sum(axis=1)
+            ordered = np.sort(sums, axis=1)
+            open_ = np.flatnonzero((ordered[:, -1] == ordered[:, -2]) | (sums[np.arange(count), named] == 0))
+        constants = np.broadcast_to(np.stack([pitch, context], axis=1)[:, None], (count, task.steps, 2))
+        frequency = task.lowest + (pitch + 1) / 2 * (task.highest - task.lowest)
+        state = _last_pulse(pulses)
+        return _sequences(
+            np.concatenate([pulses, constants], axis=2),
+            **{f"{bits}-bit flip-flop": _values(state[..., :bits]) for bits in (1, 2, 3)},
+            **{
+                "3-class integration": torch.from_numpy(sums.argmax(axis=1)),
+                "sine": _values(np.sin(2 * np.pi * frequency[:, None] * np.arange(task.steps))[..., None]),
+                "context": torch.from_numpy((sums[np.arange(count), named] > 0).astype(np.int64)),
+            },
+        )
+
+    values = {f"{bits}-bit flip-flop": bits for bits in (1, 2, 3)} | {"sine": 1}
+    classes = {"3-class integration": 3, "context": 2}
+    return _dataset(
+        task,
+        part,
+        **{name: Output(kind="values", size=size, every_step=True) for name, size in values.items()},
+        **{name: Output(kind="classes", size=size) for name, size in classes.items()},
+    )
 
 
 def _values(target: np.ndarray) -> torch.Tensor:

@@ -9,6 +9,7 @@ _MAKERS = {
     attractors.SineTask: attractors.make_sine,
     attractors.ContextTask: attractors.make_context,
     attractors.ClassIntegrationTask: attractors.make_class_integration,
+    attractors.SignalsTask: attractors.make_signals,
     text.TextTask: text.make_text,
     images.DigitsTask: images.make_digits,
 }
@@ -18,6 +19,7 @@ Task = (
     | attractors.SineTask
     | attractors.ContextTask
     | attractors.ClassIntegrationTask
+    | attractors.SignalsTask
     | text.TextTask
     | images.DigitsTask
 )

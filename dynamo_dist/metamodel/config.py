@@ -9,6 +9,7 @@ _CHOICES = {
     "state_map": ("linear", "affine", "mlp"),
     "hidden_scale": ("variance", "dim", "none"),
     "output_scale": ("variance", "none"),
+    "output_steps": ("own", "all"),
     "unlike_tasks": ("refuse", "pad"),
     "word_vectors": ("networks", "random"),
 }
@@ -44,6 +45,9 @@ class MetaModelConfig:
     output_weight: float = 1.0
     # What the squared hidden error is divided by: H_n * variance of the unit, H_n, or nothing.
     hidden_scale: str = "variance"
+    # At which steps outputs are compared: own (where the networks answer) or all (at every valid step, by the networks' own readout, also where
+    # they are asked at the last one alone).
+    output_steps: str = "own"
     # What the squared error of real-valued outputs is divided by: the variance of the network's own outputs, or nothing.
     output_scale: str = "variance"
     # First time step that counts in the hidden term.

@@ -3,7 +3,7 @@
     hidden  mean over valid steps (or positions) of |V h~ - h|^2 / (H s), s = mean per-unit variance of the network's own states; of
             networks with several stages, the mean over them
     output  classes: KL(base || meta); values: squared error over the variance of the network's own outputs;
-            at the last valid step, or the mean over all valid steps where networks answer at every step
+            at the last valid step, or the mean over all valid steps where networks answer at every step or `output_steps` is "all"
 
 A trajectory is a list of stages: of recurrent networks one, (T, M, B, H); of others maps (M, B, H, y, x) or vectors (M, B, H).
 

@@ -28,7 +28,7 @@ from dynamo_dist.metamodel.convolutional import ConvolutionalDynamics
 from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.private import Cohort, Private
 from dynamo_dist.metamodel.recurrent import RecurrentDynamics
-from dynamo_dist.networks import Stacked
+from dynamo_dist.networks import Stacked, StackedRecurrent
 from dynamo_dist.population import Population
 from dynamo_dist.population.store import Stack
 from dynamo_dist.population.training import schedule
@@ -137,11 +137,31 @@ def members(population: Population, ids: Sequence[str]) -> Iterator[Member]:
             yield Member(data=data, output=output, stack=stack)
 
 
+def asked(config: MetaModelConfig, member: Member) -> Output:
+    """The output that the loss compares. Raises `InputError` where it is to be at all steps and the networks cannot give it there."""
+    own, label = member.output, member.stack.networks.architecture.label
+    if config.output_steps == "own" or own.every_step:
+        return own
+    if not isinstance(member.stack.networks, StackedRecurrent):
+        raise InputError(f"{label}: output_steps='all' asks for answers at every step, which recurrent networks with a known readout give; use 'own'")
+    return dataclasses.replace(own, every_step=True)
+
+
+def answers(member: Member, output: Output, stages: Sequence[Tensor], outputs: Tensor, networks: Stacked) -> Tensor:
+    """What networks of a member answer to what is asked, given their trajectory and their own outputs."""
+    if output == member.output:
+        return outputs
+    h_TMBH = stages[0][..., : networks.architecture.hidden]  # of an LSTM without its cell state
+    return networks.readout(h_TMBH.permute(1, 2, 0, 3))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Base:
     """The sound networks of a member, and what their errors are divided by."""
 
     member: Member
+    # What the loss asks them for.
+    output: Output
     networks: Stacked
     cohort: Cohort
     # Of every stage of the trajectory, (m,); and of the output, (m,).
@@ -156,6 +176,7 @@ class Feed:
     data: str
     # Of the data set among all of the population, by name.
     number: int
+    # What the loss asks for.
     output: Output
     # Rows of theta; positions of the cohorts.
     rows: slice
@@ -217,11 +238,12 @@ class Shard:
     @torch.no_grad()
     def _measure(self, member: Member) -> _Base | None:
         """What the networks' errors are divided by; networks that are not finite are left out."""
-        examples, label = self.examples[member.data], member.stack.networks.architecture.label
+        examples, label, output = self.examples[member.data], member.stack.networks.architecture.label, asked(self.config, member)
         networks = member.stack.networks.to(self.device, self.dtype)
         part = examples.select(torch.arange(min(VARIANCE_INPUTS, len(examples)), device=self.device))
         ((result, outputs),) = Recomputed([networks])(torch.empty(0), part)
         stages = trajectory(result, part.lengths_N, label)
+        outputs = answers(member, output, stages, outputs, networks)
         if part.lengths_N is None:
             rows = [loss.image_rows(stage) for stage in stages]
         else:
@@ -238,6 +260,7 @@ class Shard:
         rows, outputs = [own[kept] for own in rows], outputs[kept]
         return _Base(
             member=member,
+            output=output,
             networks=networks.select(kept.tolist()),
             cohort=Cohort(
                 ids=tuple(ids[position] for position in kept.tolist()),
@@ -246,7 +269,7 @@ class Shard:
                 source_widths=tuple(self.dynamics.stages[source] for source in sources),
             ),
             hidden_scales=tuple(loss.hidden_scale(self.config, loss.variance(own), own.shape[-1]) for own in rows),
-            output_scale=loss.output_scale(self.config, outputs, member.output, part.lengths_N),
+            output_scale=loss.output_scale(self.config, outputs, output, part.lengths_N),
         )
 
     def _at_once(self) -> int:
@@ -271,15 +294,14 @@ class Shard:
             while end < len(self.bases):
                 own = self.bases[end]
                 count = len(own.cohort.ids)
-                if (own.member.data, own.member.output) != (member.data, member.output) or (
-                    networks and networks + count > self._at_once()
-                ):
+                alike = (own.member.data, own.output) == (member.data, self.bases[first].output)
+                if not alike or (networks and networks + count > self._at_once()):
                     break
                 end, networks = end + 1, networks + count
             yield Feed(
                 data=member.data,
                 number=numbers[member.data],
-                output=member.output,
+                output=self.bases[first].output,
                 rows=slice(row, row := row + networks),
                 cohorts=slice(first, first := end),
             )
@@ -320,7 +342,7 @@ class Shard:
         sequences = part.lengths_N is not None
         mask_R = loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in) if sequences else None
         hidden, outputs, first = [], [], 0
-        for own, maps, (result, answers) in zip(self.bases[of.cohorts], self.private.maps[of.cohorts], base, strict=True):
+        for own, maps, (result, given) in zip(self.bases[of.cohorts], self.private.maps[of.cohorts], base, strict=True):
             rows = slice(first, first := first + len(own.cohort.ids))
             stages = trajectory(result, part.lengths_N, own.networks.architecture.label)
             terms = []
@@ -328,7 +350,8 @@ class Shard:
                 source_rows, target_rows = loss.paired_rows(meta_stages[source], stage, rows=rows, sequences=sequences)
                 terms.append(loss.hidden_error(state_map(source_rows), target_rows, scale_m, mask_R))
             hidden.append(torch.stack(terms).mean(dim=0))
-            outputs.append(loss.output_error(answers, meta_outputs[rows], of.output, lengths_B=part.lengths_N, scale_M=own.output_scale))
+            base_outputs = answers(own.member, of.output, stages, given, own.networks)
+            outputs.append(loss.output_error(base_outputs, meta_outputs[rows], of.output, lengths_B=part.lengths_N, scale_M=own.output_scale))
         return torch.cat(hidden), torch.cat(outputs)
 
     def backward(self, step: int, group: Group) -> Tensor:

@@ -24,7 +24,7 @@ from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.folder import interface_of
 from dynamo_dist.metamodel.metamodel import MetaModel
 from dynamo_dist.metamodel.private import StateMap
-from dynamo_dist.metamodel.shard import Alone, Shard, members, trajectory
+from dynamo_dist.metamodel.shard import Alone, Shard, answers, members, trajectory
 from dynamo_dist.population import Population
 from dynamo_dist.progress import say
 
@@ -182,7 +182,7 @@ def start(shard: Shard, vectors: np.ndarray) -> None:
             meta_stages, meta_outputs = shard.dynamics(theta_1D, inputs, part.lengths_N, every_step=feed.output.every_step)
             mask_R = loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in) if sequences else None
             first = 0
-            for own, maps, (result, answers) in zip(shard.bases[feed.cohorts], private.maps[feed.cohorts], base, strict=True):
+            for own, maps, (result, given) in zip(shard.bases[feed.cohorts], private.maps[feed.cohorts], base, strict=True):
                 rows = slice(first, first := first + len(own.cohort.ids))
                 stages = trajectory(result, part.lengths_N, own.networks.architecture.label)
                 solved = []
@@ -191,7 +191,8 @@ def start(shard: Shard, vectors: np.ndarray) -> None:
                     valid = slice(None) if mask_R is None else mask_R
                     v_mKH, error_m = least_squares(source_1RK[0, valid], target_mRH[:, valid], bias=config.state_map == "affine")
                     solved.append((v_mKH, error_m / scale_m))
-                outputs_m = loss.output_error(answers, meta_outputs, feed.output, lengths_B=part.lengths_N, scale_M=own.output_scale)
+                base_outputs = answers(own.member, feed.output, stages, given, own.networks)
+                outputs_m = loss.output_error(base_outputs, meta_outputs, feed.output, lengths_B=part.lengths_N, scale_M=own.output_scale)
                 loss_m = torch.stack([error_m for _, error_m in solved]).mean(dim=0) + config.output_weight * outputs_m
                 better = (loss_m < lowest_m[rows]).nonzero().flatten()
                 lowest_m[rows][better] = loss_m[better].double()

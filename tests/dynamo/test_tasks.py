@@ -12,10 +12,12 @@ from dynamo_dist.data.attractors import (
     ClassIntegrationTask,
     ContextTask,
     FlipFlopTask,
+    SignalsTask,
     SineTask,
     make_class_integration,
     make_context,
     make_flip_flop,
+    make_signals,
     make_sine,
 )
 from dynamo_dist.data.valence import ValenceTask, make_valence
@@ -26,6 +28,7 @@ MAKERS = {
     "flip-flop": lambda seed: make_flip_flop(FlipFlopTask(**SMALL, seed=seed)),
     "sine": lambda seed: make_sine(SineTask(**SMALL, seed=seed)),
     "context": lambda seed: make_context(ContextTask(**SMALL, seed=seed)),
+    "signals": lambda seed: make_signals(SignalsTask(**SMALL, seed=seed)),
     "classes": lambda seed: make_class_integration(ClassIntegrationTask(**SMALL, seed=seed)),
 }
 
@@ -139,6 +142,30 @@ def test_class_integration_is_won_by_the_class_with_most_words(classes):
     assert set(data.base.targets["majority"].tolist()) == set(range(classes))
 
 
+def test_six_computations_on_the_same_signals():
+    data = make_signals(SignalsTask(**SMALL, steps=30, pulse=0.2, lowest=0.02, highest=0.1))
+    assert data.kind == "values" and data.input_shape == (5,)
+    targets = {name: target.numpy() for name, target in data.base.targets.items()}
+    assert set(targets) == {"1-bit flip-flop", "2-bit flip-flop", "3-bit flip-flop", "3-class integration", "sine", "context"}
+    other = 0
+    for signals, row in sequences(data.base):
+        pulses, pitch, context = signals[:, :3], signals[0, 3], signals[0, 4]
+        assert (signals[:, 3:] == signals[0, 3:]).all() and -1 <= pitch <= 1 and context in (-1, 1)
+        last = [math.nan] * 3
+        for t, pulse in enumerate(pulses):
+            last = [p if p else before for p, before in zip(pulse.tolist(), last, strict=True)]
+            for bits in (1, 2, 3):
+                assert np.array_equal(targets[f"{bits}-bit flip-flop"][row, t], last[:bits], equal_nan=True)
+        sums = [sum(channel) for channel in pulses.T.tolist()]
+        assert [c for c in range(3) if sums[c] == max(sums)] == [targets["3-class integration"][row]]
+        relevant = 0 if context > 0 else 1
+        assert sums[relevant] != 0 and targets["context"][row] == int(sums[relevant] > 0)
+        other += int((sums[1 - relevant] > 0) != (sums[relevant] > 0))
+        frequency = 0.02 + (float(pitch) + 1) / 2 * 0.08
+        assert np.allclose(targets["sine"][row, :, 0], [math.sin(2 * math.pi * frequency * t) for t in range(30)], atol=1e-5)
+    assert 15 < other < 45  # the channel that the context does not name says nothing
+
+
 def test_impossible_tasks_are_one_sentence():
     for make, words in (
         (lambda: ValenceTask(negation=1.0), "ValenceTask.negation=1.0"),
@@ -147,6 +174,8 @@ def test_impossible_tasks_are_one_sentence():
         (lambda: ContextTask(margin=3.0), "ContextTask.margin=3.0: expected 0 to 0.25"),
         (lambda: ContextTask(noise=0.0, strength=0.0, margin=0.0), "strength or noise above 0"),
         (lambda: ClassIntegrationTask(classes=1), "classes=1"),
+        (lambda: SignalsTask(lowest=0.0), "SignalsTask: steps=50, pulse=0.1, lowest=0.0"),
+        (lambda: SignalsTask(steps=5), "steps=5, pulse=0.1: expected a pulse on every channel"),
     ):
         with pytest.raises(InputError, match=words.replace("(", r"\(")):
             make()
