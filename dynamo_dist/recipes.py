@@ -214,6 +214,7 @@ def digits(*, size: str = "small", data: str | None = None) -> Recipe:
             "small": MetaModelConfig(dimensions=8, hidden=48, steps=2400, batch=12, learning_rate=3e-3, checkpoint_every=400),
             "paper": MetaModelConfig(dimensions=16, hidden=128, steps=20_000, batch=64, learning_rate=2e-3),
         }[size],
+        analyses=("similarity", "averaging"),
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from dynamo_dist.analysis.scores import R2, TaskScore, answers, places, targets
 from dynamo_dist.data import Examples, Output
 from dynamo_dist.metamodel import MetaModel, loss
-from dynamo_dist.metamodel.shard import Member, members, split, trajectory
+from dynamo_dist.metamodel.shard import Member, members, run, split, trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +123,8 @@ def _score(meta: MetaModel, data: str, output: Output, group: Sequence[Member], 
         part = test.select(index)
         lengths = part.lengths_N
         base = [networks(part.inputs[None], None if lengths is None else lengths[None]) for networks in stacks]
-        meta_stages, meta_out = meta.dynamics(
-            theta, meta.interface.inputs(data, part.inputs, meta.dtype), lengths, every_step=output.every_step
-        )
+        inputs = meta.interface.inputs(data, part.inputs, meta.dtype)
+        meta_stages, meta_out = run(meta.dynamics, theta, inputs, lengths, every_step=output.every_step)
         mask = None if lengths is None else loss.valid_steps(lengths, len(meta_stages[0]))[:, None]
         first = 0
         for own_maps, own_r2, networks, (result, _) in zip(maps, stages, stacks, base, strict=True):

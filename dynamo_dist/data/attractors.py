@@ -126,7 +126,9 @@ class SignalsTask(_MadeTask):
                 "expected at least 1 step, a probability in (0, 1], and 0 < lowest < highest < 0.5 cycles per step"
             )
         if self.steps * self.pulse < 1:
-            raise InputError(f"SignalsTask: steps={self.steps}, pulse={self.pulse}: expected a pulse on every channel, or too few decide a class")
+            raise InputError(
+                f"SignalsTask: steps={self.steps}, pulse={self.pulse}: expected a pulse on every channel, or too few decide a class"
+            )
 
 
 def make_flip_flop(task: FlipFlopTask) -> Dataset:

@@ -46,6 +46,9 @@ _MEASURED = 5
 # Of the sample on which writing and reading are measured: larger than a core's own cache, written in a fraction of a second.
 _SAMPLE_BYTES = 64_000_000
 
+# Examples that a stack runs on at once to fill a cache, as far as their rows of it are no larger than this.
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 128, 2**26
+
 # What one stack gives: trajectory and outputs, in the form of `Stacked.__call__`.
 Given = tuple[Tensor | list[Tensor], Tensor]
 
@@ -163,7 +166,7 @@ def _measured(
         at = [(index_B.tolist(), part.inputs.shape[1]) for index_B, part in zip(draws, parts, strict=True)]
         read = _seconds(read_all, at, between=lambda: [_run(networks, parts[0]) for networks in stacks])
         # A sample fits into the disk's buffers: large caches took up to 1.8 times as long to fill (4.6 GB: 17 s for 28).
-        fill = sum(recompute_S[s] for s in missing) * len(examples) / batch + write * len(examples)
+        fill = (sum(_seconds_to_fill(stacks[s], columns[s], examples, batch) for s in missing) + write) * len(examples)
         filling = f"{fill:.2g} s to fill" if fill < 10 else f"{fill:.0f} s to fill"
         if steps * sum(recompute_S) <= fill + steps * read:
             return Recomputed(stacks), f"{chosen}; {cache} would take {_milliseconds(read)} a step and {filling}{notes}"
@@ -380,11 +383,23 @@ def _fill_all(
     batch: int,
 ) -> list[CacheFile]:
     """The caches of all stacks, those that are None filled."""
-    indices = torch.arange(len(examples)).split(batch)
     return [
-        file or _fill(path, own, (_run(networks, examples.select(index_B)) for index_B in indices), len(examples))
+        file or _fill(path, own, (_run(networks, examples.select(index)) for index in _to_fill(own, examples, batch)), len(examples))
         for networks, path, file, own in zip(stacks, paths, files, columns, strict=True)
     ]
+
+
+def _to_fill(columns: Sequence[Column], examples: Examples, batch: int) -> tuple[Tensor, ...]:
+    """All examples, those together that a stack runs on at once: a few cost as much as many."""
+    return torch.arange(len(examples)).split(max(batch, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // _row_bytes(columns))))
+
+
+def _seconds_to_fill(networks: Stacked, columns: Sequence[Column], examples: Examples, batch: int) -> float:
+    """Of one example of a stack."""
+    part = examples.select(_to_fill(columns, examples, batch)[0])
+    began = time.perf_counter()
+    _run(networks, part)
+    return (time.perf_counter() - began) / len(part)
 
 
 def _samples(

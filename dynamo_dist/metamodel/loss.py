@@ -71,8 +71,11 @@ def hidden_error(mapped_MRH: Tensor, target_MRH: Tensor, scale_M: Tensor, mask_R
 
 
 def output_error(base: Tensor, meta: Tensor, output: Output, *, lengths_B: Tensor | None, scale_M: Tensor) -> Tensor:
-    """Output term per network, (M,). `base`, `meta`: (M, B, C), or (M, B, T, C) at every step; of `meta` the first `output.size` count."""
+    """Output term per network, (M,). `base`: (M, B, C), or (M, B, T, C) at every step; of `meta` the first `output.size` count, and where it
+    answers at every step and `base` at the last valid one, that one."""
     meta = meta[..., : output.size]
+    if meta.dim() > base.dim():
+        meta = meta[:, torch.arange(meta.shape[1], device=meta.device), lengths_B - 1]
     if output.kind == "classes":
         log_base, log_meta = base.log_softmax(dim=-1), meta.log_softmax(dim=-1)
         error = functional.kl_div(log_meta, log_base, log_target=True, reduction="none").sum(dim=-1)

@@ -115,7 +115,7 @@ class MetaModel:
         if not self.interface.images:
             lengths_B = torch.full((len(inputs),), inputs.shape[1]) if lengths is None else torch.as_tensor(lengths)
         stages, outputs = self.dynamics(
-            theta_MD, self.interface.inputs(self._data(data), inputs, self.dtype), lengths_B, every_step=every_step
+            theta_MD, self.interface.inputs(self.data_name(data), inputs, self.dtype), lengths_B, every_step=every_step
         )
         if not self.interface.images:
             h_MBTK = stages[0].permute(1, 2, 0, 3)
@@ -154,7 +154,8 @@ class MetaModel:
 
         return (embed_population if isinstance(networks, Population) else embed_modules)(self, networks, **options)
 
-    def _data(self, name: str | None) -> str:
+    def data_name(self, name: str | None) -> str:
+        """This data set of the population, or the only one. Raises `InputError` for an unknown one, and for None where there are several."""
         names = list(self.population.header["data"])
         if name is None and len(names) == 1:
             return names[0]

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -89,6 +89,20 @@ def make_dynamics(
     return RecurrentDynamics(interface, config, generator, dtype)
 
 
+def run(
+    dynamics: RecurrentDynamics | ConvolutionalDynamics, theta_MD: Tensor, inputs: Tensor, lengths_B: Tensor | None, **how: Any
+) -> tuple[list[Tensor], Tensor]:
+    """The meta-model at these thetas, as `dynamics` gives it. Networks at one theta are one network: where all are, as in the control, it runs
+    once and its results are views, one for each. (A theta that is trained may differ after the next step, and has gradients of its own.)"""
+    networks, alike = len(theta_MD), not theta_MD.requires_grad and bool((theta_MD == theta_MD[:1]).all())
+    stages, outputs = dynamics(theta_MD[:1] if alike else theta_MD, inputs, lengths_B, **how)
+    if not alike:
+        return stages, outputs
+    axis = 0 if lengths_B is None else 1  # of networks in a stage
+    stages = [stage.expand(*stage.shape[:axis], networks, *stage.shape[axis + 1 :]) for stage in stages]
+    return stages, outputs.expand(networks, *outputs.shape[1:])
+
+
 def batch_index(config: MetaModelConfig, step: int, data: int, available: int) -> Tensor:
     """Indices of the inputs of a step, of the data set number `data`: a function of these and the seed alone, the same on every worker
     and after a resume."""
@@ -143,7 +157,9 @@ def asked(config: MetaModelConfig, member: Member) -> Output:
     if config.output_steps == "own" or own.every_step:
         return own
     if not isinstance(member.stack.networks, StackedRecurrent):
-        raise InputError(f"{label}: output_steps='all' asks for answers at every step, which recurrent networks with a known readout give; use 'own'")
+        raise InputError(
+            f"{label}: output_steps='all' asks for answers at every step, which recurrent networks with a known readout give; use 'own'"
+        )
     return dataclasses.replace(own, every_step=True)
 
 
@@ -171,13 +187,13 @@ class _Base:
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """Networks that are fed the same inputs and asked for the same output: one call of the meta-model."""
+    """Networks that are fed the same inputs: one call of the meta-model."""
 
     data: str
     # Of the data set among all of the population, by name.
     number: int
-    # What the loss asks for.
-    output: Output
+    # Whether some of them are asked for an output at every step.
+    every_step: bool
     # Rows of theta; positions of the cohorts.
     rows: slice
     cohorts: slice
@@ -285,23 +301,22 @@ class Shard:
             yield dataclasses.replace(member, stack=stack)
 
     def _feeds(self) -> Iterator[Feed]:
-        """Neighbouring stacks with the same inputs and output go through the meta-model together, up to what one pass takes."""
+        """Neighbouring stacks with the same inputs go through the meta-model together, up to what one pass takes."""
         numbers = {name: number for number, name in enumerate(sorted(self.examples))}
         row = first = 0
         while first < len(self.bases):
-            member = self.bases[first].member
+            data = self.bases[first].member.data
             end, networks = first, 0
             while end < len(self.bases):
                 own = self.bases[end]
                 count = len(own.cohort.ids)
-                alike = (own.member.data, own.output) == (member.data, self.bases[first].output)
-                if not alike or (networks and networks + count > self._at_once()):
+                if own.member.data != data or (networks and networks + count > self._at_once()):
                     break
                 end, networks = end + 1, networks + count
             yield Feed(
-                data=member.data,
-                number=numbers[member.data],
-                output=self.bases[first].output,
+                data=data,
+                number=numbers[data],
+                every_step=any(own.output.every_step for own in self.bases[first:end]),
                 rows=slice(row, row := row + networks),
                 cohorts=slice(first, first := end),
             )
@@ -332,11 +347,12 @@ class Shard:
         part = self.examples[of.data].select(index_B)
         with torch.no_grad():
             base = self.activations[feed](index_B, part)
-        meta_stages, meta_outputs = self.dynamics(
+        meta_stages, meta_outputs = run(
+            self.dynamics,
             self.private.theta[of.rows],
             self.interface.inputs(of.data, part.inputs, self.dtype),
             part.lengths_N,
-            every_step=of.output.every_step,
+            every_step=of.every_step,
             products=self.products,
         )
         sequences = part.lengths_N is not None
@@ -350,8 +366,10 @@ class Shard:
                 source_rows, target_rows = loss.paired_rows(meta_stages[source], stage, rows=rows, sequences=sequences)
                 terms.append(loss.hidden_error(state_map(source_rows), target_rows, scale_m, mask_R))
             hidden.append(torch.stack(terms).mean(dim=0))
-            base_outputs = answers(own.member, of.output, stages, given, own.networks)
-            outputs.append(loss.output_error(base_outputs, meta_outputs[rows], of.output, lengths_B=part.lengths_N, scale_M=own.output_scale))
+            base_outputs = answers(own.member, own.output, stages, given, own.networks)
+            outputs.append(
+                loss.output_error(base_outputs, meta_outputs[rows], own.output, lengths_B=part.lengths_N, scale_M=own.output_scale)
+            )
         return torch.cat(hidden), torch.cat(outputs)
 
     def backward(self, step: int, group: Group) -> Tensor:

@@ -179,7 +179,7 @@ def start(shard: Shard, vectors: np.ndarray) -> None:
         base = shard.activations[number](index, part)
         lowest_m = torch.full((feed.rows.stop - feed.rows.start,), torch.inf, dtype=torch.float64, device=shard.device)
         for theta_1D in thetas.split(1):
-            meta_stages, meta_outputs = shard.dynamics(theta_1D, inputs, part.lengths_N, every_step=feed.output.every_step)
+            meta_stages, meta_outputs = shard.dynamics(theta_1D, inputs, part.lengths_N, every_step=feed.every_step)
             mask_R = loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in) if sequences else None
             first = 0
             for own, maps, (result, given) in zip(shard.bases[feed.cohorts], private.maps[feed.cohorts], base, strict=True):
@@ -191,8 +191,8 @@ def start(shard: Shard, vectors: np.ndarray) -> None:
                     valid = slice(None) if mask_R is None else mask_R
                     v_mKH, error_m = least_squares(source_1RK[0, valid], target_mRH[:, valid], bias=config.state_map == "affine")
                     solved.append((v_mKH, error_m / scale_m))
-                base_outputs = answers(own.member, feed.output, stages, given, own.networks)
-                outputs_m = loss.output_error(base_outputs, meta_outputs, feed.output, lengths_B=part.lengths_N, scale_M=own.output_scale)
+                base_outputs = answers(own.member, own.output, stages, given, own.networks)
+                outputs_m = loss.output_error(base_outputs, meta_outputs, own.output, lengths_B=part.lengths_N, scale_M=own.output_scale)
                 loss_m = torch.stack([error_m for _, error_m in solved]).mean(dim=0) + config.output_weight * outputs_m
                 better = (loss_m < lowest_m[rows]).nonzero().flatten()
                 lowest_m[rows][better] = loss_m[better].double()

@@ -25,6 +25,12 @@ from dynamo_dist.networks import Convolutional, Imported, Recurrent, StackedImpo
 KEYS = ("00aa", "11bb", "22cc")
 
 
+@pytest.fixture(autouse=True)
+def in_batches(monkeypatch):
+    """Caches are filled a batch at a time, as those of large stacks are: there is something between the first rows and the last."""
+    monkeypatch.setattr(activations, "_MOST_AT_ONCE", 1)
+
+
 def recurrent(cell="gru", networks=3, hidden=7, dtype=torch.float64, **fields):
     architecture = Recurrent(**{"cell": cell, "hidden": hidden, "features": 4, "vocabulary": 11, "outputs": 2, **fields})
     return stack_class(architecture).initial(architecture, range(networks)).to(dtype)
@@ -210,6 +216,16 @@ def test_imported_networks(tmp_path):
     assert isinstance(way, Recomputed) and "several layers" in why and not (tmp_path / "other").exists()
 
 
+def test_a_cache_that_is_filled_with_many_at_once_gives_the_same(tmp_path, monkeypatch):
+    examples, index, runs = texts(), torch.arange(6), []
+    stack = recurrent()
+    monkeypatch.setattr(activations, "_MOST_AT_ONCE", 32)
+    many = cached([Wrapped(stack, lambda: runs.append(1))], examples, tmp_path)(index, examples.select(index))
+    assert len(runs) == 1 + 2  # one for the shapes, then 50 examples, 32 at a time
+    part = examples.select(index)
+    assert_same(many, Recomputed([stack])(index, part), part.lengths_N, BOUND)
+
+
 # ---- what is accepted --------------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +320,9 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_accepted(tmp_path):
     program = """
         import os, pathlib, signal, sys, torch
         from dynamo_dist.data import Examples
+        from dynamo_dist.metamodel import activations
         from dynamo_dist.metamodel.activations import choose
+        activations._MOST_AT_ONCE = 1
         from dynamo_dist.networks import Recurrent, StackedRecurrent
         architecture = Recurrent(cell="gru", hidden=7, features=4, vocabulary=11, outputs=2)
         stack, calls = StackedRecurrent.initial(architecture, range(3)), []

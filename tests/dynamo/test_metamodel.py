@@ -6,14 +6,19 @@ import threading
 import numpy as np
 import pytest
 import torch
+from random_population import make_population, spec
 
 from dynamo_dist import InputError, MetaModel, MetaModelConfig
+from dynamo_dist.data import Output
+from dynamo_dist.data.attractors import SignalsTask, make_signals
 from dynamo_dist.metamodel import checkpoint, folder, loss
 from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.private import Cohort, Private, StateMap
 from dynamo_dist.metamodel.recurrent import RecurrentDynamics
-from dynamo_dist.metamodel.shard import VARIANCE_INPUTS, Alone, Shard, batch_index, members
+from dynamo_dist.metamodel.shard import VARIANCE_INPUTS, Alone, Member, Shard, asked, batch_index, members
 from dynamo_dist.metamodel.training import Diverged, TrainingJob, partition, train_shard
+from dynamo_dist.networks import Convolutional, stack_class
+from dynamo_dist.population.store import Stack
 
 CONFIG = MetaModelConfig(dimensions=3, hidden=8, embedding=4, steps=20, batch=6, checkpoint_every=8)
 
@@ -157,10 +162,11 @@ def test_theta_moves_from_zero_in_every_conditioning(conditioning):
     assert theta.grad[0].abs().min() > 0 and not theta.grad[1].any()
 
 
-@pytest.mark.parametrize("hidden_scale", ["variance", "dim", "none"])
-@pytest.mark.parametrize("burn_in", [0, 2])
-def test_loss_is_the_specified_one_in_plain_numpy(population, hidden_scale, burn_in):
-    config = dataclasses.replace(CONFIG, hidden_scale=hidden_scale, burn_in=burn_in)
+@pytest.mark.parametrize(
+    ("hidden_scale", "burn_in", "output_steps"), [("variance", 0, "own"), ("dim", 2, "own"), ("none", 0, "all"), ("variance", 2, "all")]
+)
+def test_loss_is_the_specified_one_in_plain_numpy(population, hidden_scale, burn_in, output_steps):
+    config = dataclasses.replace(CONFIG, hidden_scale=hidden_scale, burn_in=burn_in, output_steps=output_steps)
     shard = shard_of(population, population.network_ids, config)
     torch.nn.init.normal_(shard.private.theta)
     hidden_M, output_M = (term.numpy() for term in losses_of(shard))
@@ -175,7 +181,13 @@ def test_loss_is_the_specified_one_in_plain_numpy(population, hidden_scale, burn
             module = population.network(id).double()
             with torch.no_grad():
                 h_BTH, logits = (x.numpy() for x in module(part.inputs, part.lengths_N))
-                (states,), meta_logits = shard.dynamics(shard.private.theta[position : position + 1], part.inputs, part.lengths_N)
+                (states,), meta_logits = shard.dynamics(
+                    shard.private.theta[position : position + 1], part.inputs, part.lengths_N, every_step=output_steps == "all"
+                )
+                if output_steps == "all":
+                    valid_BT = loss.valid_steps(part.lengths_N, part.inputs.shape[1]).view(-1, len(part)).T
+                    logits = module.readout(torch.from_numpy(h_BTH)).numpy()[valid_BT]
+                    meta_logits = meta_logits[:, valid_BT]
                 all_h, _ = module(first.inputs, first.lengths_N)
             valid = np.concatenate([all_h[b, : first.lengths_N[b]].numpy() for b in range(len(first))])
             scale = {"variance": valid.var(axis=0).mean() * cohort.widths[0], "dim": cohort.widths[0], "none": 1.0}[hidden_scale]
@@ -192,6 +204,27 @@ def test_loss_is_the_specified_one_in_plain_numpy(population, hidden_scale, burn
             base, meta = log_softmax(logits), log_softmax(meta_logits[0].numpy())
             assert output_M[position] == pytest.approx((np.exp(base) * (base - meta)).sum(axis=-1).mean(), rel=1e-9)
             position += 1
+
+
+@pytest.mark.parametrize("output_steps", ["own", "all"])
+def test_networks_with_unlike_outputs_share_a_pass(tmp_path, output_steps):
+    data = make_signals(SignalsTask(base=8, meta=40, test=8, steps=12))
+    targets = ("1-bit flip-flop", "context", "3-class integration", "sine", "2-bit flip-flop")
+    specs = [
+        spec(target, data, target=target, cell=cell) for target, cell in zip(targets, ("gru", "lstm", "rnn", "ugrnn", "gru"), strict=True)
+    ]
+    mixed = make_population(tmp_path / "population", specs, {"data": data})
+    config = dataclasses.replace(CONFIG, unlike_tasks="pad", output_steps=output_steps)
+    together = shard_of(mixed, targets, config, networks=5)
+    assert len(together.feeds) == 1
+    torch.nn.init.normal_(together.private.theta, generator=torch.Generator().manual_seed(1))
+    found = {id: terms for id, *terms in zip(together.private.ids, *losses_of(together), strict=True)}
+    theta = dict(zip(together.private.ids, together.private.theta.detach(), strict=True))
+    for target in targets:  # each in a pass of its own
+        alone = shard_of(mixed, [target], config)
+        alone.private.theta.data[0] = theta[target]
+        for (own,), other in zip(losses_of(alone), found[target], strict=True):
+            assert torch.allclose(own, other, rtol=1e-12, atol=0)
 
 
 def test_padding_does_not_count():
@@ -347,6 +380,19 @@ def test_a_state_map_is_torchs_linear_layers(kind):
         assert torch.allclose(state_map(h)[m], expected, rtol=0, atol=1e-14)
 
 
+def test_the_control_runs_once_for_all_networks(population, monkeypatch):
+    # The truth: a meta-model with theta, which is 0 before the first step, runs for every network.
+    shards = [shard_of(population, population.network_ids, dataclasses.replace(CONFIG, use_theta=use)) for use in (False, True)]
+    networks = []
+    forward = RecurrentDynamics.forward
+    monkeypatch.setattr(RecurrentDynamics, "forward", lambda self, theta, *a, **k: networks.append(len(theta)) or forward(self, theta, *a, **k))
+    control, full = (shard.backward(0, Alone("cpu")) for shard in shards)
+    assert networks == [1, 6]
+    assert torch.allclose(control, full, rtol=1e-12, atol=0)
+    for one, all_ in zip(shards[0].dynamics.parameters(), shards[1].dynamics.parameters(), strict=True):
+        assert (one.grad - all_.grad).norm() <= 1e-12 * all_.grad.norm()
+
+
 def test_the_control_never_moves_theta(population, tmp_path):
     train_shard(job(population, tmp_path, dataclasses.replace(CONFIG, use_theta=False)), group=Alone())
     assert not MetaModel.open(tmp_path).embedding.any()
@@ -370,5 +416,9 @@ def test_wrong_configurations_are_refused_with_the_field(population):
     for field, value in (("dimensions", 0), ("hidden", -1), ("hidden_scale", "sd")):
         with pytest.raises(InputError, match=f"MetaModelConfig.{field}={value!r}"):
             dataclasses.replace(CONFIG, **{field: value})
+    architecture = Convolutional(kind="cnn", depth=3, width=2, channels=1, outputs=10)
+    images = Stack(ids=("a",), networks=stack_class(architecture).initial(architecture, [0]))
+    with pytest.raises(InputError, match="output_steps='all' asks for answers at every step"):
+        asked(dataclasses.replace(CONFIG, output_steps="all"), Member(data="data", output=Output(kind="classes", size=10), stack=images))
     with pytest.raises(InputError, match="7 workers for 6 networks"):
         partition(population, population.network_ids, CONFIG, 7)

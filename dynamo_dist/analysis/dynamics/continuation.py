@@ -114,7 +114,7 @@ def theta_path(
     inputs it reads, needed where there are several data sets; `input`: zero, mean or neutral; `starts`: visited states at every step.
     """
     theta_PD = torch.as_tensor(theta_PD).double()
-    data = meta._data(data)
+    data = meta.data_name(data)
     dynamics = dynamics_at(meta, theta_PD, data, ids=[str(step) for step in range(len(theta_PD))], starts=starts, seed=seed)
     if input not in dynamics.maps:
         raise InputError(f"input={input!r}: expected one of {', '.join(dynamics.maps)}")
