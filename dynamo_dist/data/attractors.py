@@ -219,7 +219,8 @@ def make_signals(task: SignalsTask) -> Dataset:
     """Inputs float32 (N, T, 5): three channels of pulses, 1 or -1 and otherwise 0; two constants, the pitch in -1 .. 1 and the context,
     -1 or 1. Targets by the name of the computation:
 
-        1-bit flip-flop, 2-bit, 3-bit   (N, T, bits): the last pulse on each of the first channels; NaN before the first
+        1-bit flip-flop, 2-bit, 3-bit   (N, T, 3): the last pulse on each of the first channels, NaN before the first; 0 for the others, which
+                                        are not to be remembered: who remembers three does not do what one does who remembers one
         3-class integration             int64 (N,): the channel with the largest sum of pulses
         sine                            (N, T, 1): of the lowest frequency at pitch -1, of the highest at 1, from t = 0
         context                         int64 (N,): 1 where the sum of the channel that the context names is positive, the first for 1, the
@@ -243,7 +244,7 @@ def make_signals(task: SignalsTask) -> Dataset:
         state = _last_pulse(pulses)
         return _sequences(
             np.concatenate([pulses, constants], axis=2),
-            **{f"{bits}-bit flip-flop": _values(state[..., :bits]) for bits in (1, 2, 3)},
+            **{f"{bits}-bit flip-flop": _values(np.where(np.arange(3) < bits, state, 0.0)) for bits in (1, 2, 3)},
             **{
                 "3-class integration": torch.from_numpy(sums.argmax(axis=1)),
                 "sine": _values(np.sin(2 * np.pi * frequency[:, None] * np.arange(task.steps))[..., None]),
@@ -251,7 +252,7 @@ def make_signals(task: SignalsTask) -> Dataset:
             },
         )
 
-    values = {f"{bits}-bit flip-flop": bits for bits in (1, 2, 3)} | {"sine": 1}
+    values = {f"{bits}-bit flip-flop": 3 for bits in (1, 2, 3)} | {"sine": 1}
     classes = {"3-class integration": 3, "context": 2}
     return _dataset(
         task,
