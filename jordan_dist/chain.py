@@ -16,6 +16,7 @@ from jordan_dist.backends import Cost, backend_for
 from jordan_dist.derivative import ep_step, projected_derivatives, subspace_derivative
 from jordan_dist.pencil import Pencil, pencil, settle_symmetry
 from jordan_dist.projected import NearestDefective, nearest_defective, verdict
+from jordan_dist.resolvent import singular_part
 from jordan_dist.subspace import DeflatingPair, deflating_pair
 
 GAUGES = ("unit", "biorthogonal")
@@ -75,9 +76,22 @@ class JordanChain:
         """The first Jordan vector. ValueError unless there is a chain."""
         return self._column(1)
 
-    def _column(self, i: int) -> np.ndarray:
+    def resolvent(self, z: complex, source: Any) -> Any:
+        """The Green's function near the exceptional point: the singular part of (A - z B)^-1 source, which is all but a term that
+        stays bounded for z -> eigenvalue. It costs k inner products and no solve.
+
+        source: (n,) or (n, m), for PETSc chains a vector or a dense matrix; the result is of the same kind, complex128. ValueError
+        unless there is a chain, and at z = eigenvalue. The formula is in `jordan_dist.resolvent`.
+        """
+        self._require_chain()
+        return singular_part(self.vectors, self.left_vectors, self.eigenvalue, z, source)
+
+    def _require_chain(self) -> None:
         if self.verdict != "block":
             raise ValueError(f"there is no Jordan chain: the verdict is {self.verdict}, and `vectors` spans the deflating subspace")
+
+    def _column(self, i: int) -> np.ndarray:
+        self._require_chain()
         vectors = self.vectors if isinstance(self.vectors, np.ndarray) else self.vectors.getDenseArray()
         return vectors[:, i]
 

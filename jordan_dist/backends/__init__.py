@@ -164,6 +164,35 @@ def is_petsc(A: Any) -> bool:
     return type(A).__module__.partition(".")[0] == "petsc4py"
 
 
+def own_rows(block: Any) -> np.ndarray:
+    """The rows of this rank, shape (n_local, m), of an array of shape (n,) or (n, m), a PETSc vector or a dense PETSc matrix."""
+    if is_petsc(block):
+        rows = block.getDenseArray() if hasattr(block, "getDenseArray") else block.getArray()
+    else:
+        rows = np.asarray(block)
+    return rows.reshape(len(rows), -1)
+
+
+def like(block: Any, rows: np.ndarray) -> Any:
+    """A new block of the same kind and shape with these rows on this rank."""
+    if not is_petsc(block):
+        return rows.reshape(np.shape(block))
+    out = block.duplicate()
+    own_rows(out)[:] = rows
+    out.assemble()
+    return out
+
+
+def vectors_of(block: Any) -> BlockVectors:
+    """The arithmetic of blocks that are distributed as this one."""
+    if not is_petsc(block):
+        return BlockVectors(len(block), 0, len(block))
+    from jordan_dist.backends.petsc import mpi_comm
+
+    size = block.getSize()
+    return BlockVectors(size[0] if isinstance(size, tuple) else size, *block.getOwnershipRange(), mpi_comm(block.getComm()))
+
+
 def backend_for(A: Any, comm: Any = None) -> Backend:
     """PETSc for a PETSc matrix or when `comm` is given (every rank then brings the whole matrix), scipy on one process
     otherwise."""

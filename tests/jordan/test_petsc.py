@@ -121,6 +121,41 @@ def test_distributed_matrices_agree_with_scipy(world, plant):
     destroy(*mats, together.vectors, together.left_vectors)
 
 
+@pytest.fixture
+def distributed(world):
+    """Makes PETSc matrices of dense ones, and frees them."""
+    from jordan_dist.backends.petsc import matrix_from_rows, owned_rows
+
+    made = []
+
+    def make(M):
+        start, stop = owned_rows(len(M), world)
+        made.append(matrix_from_rows(scipy.sparse.csr_array(M[start:stop]), len(M), world))
+        return made[-1]
+
+    yield make
+    destroy(*made)
+
+
+def test_resolvent_of_distributed_vectors(world, plant, distributed):
+    planted = plant()
+    mats = [distributed(planted.A0), distributed(planted.B0)]
+    alone, together = jordan_chain(planted.A0, planted.B0, target=TARGET), jordan_chain(*mats, target=TARGET)
+    sources = np.random.default_rng(5).standard_normal((80, 2)) + 0j
+    source, right = mats[0].createVecs("left"), together.vectors.duplicate()
+    start, stop = source.getOwnershipRange()
+    source.setArray(sources[start:stop, 0])
+    right.getDenseArray()[:] = sources[start:stop]
+    z = planted.eigenvalue + 1e-2
+    expected = alone.resolvent(z, sources)[start:stop]
+    one, two = together.resolvent(z, source), together.resolvent(z, right)
+    assert one.getArray() == pytest.approx(expected[:, 0], rel=1e-9)
+    assert two.getDenseArray() == pytest.approx(expected, rel=1e-9)
+    replicated = jordan_chain(planted.A0, planted.B0, target=TARGET, comm=world)
+    assert replicated.resolvent(z, sources)[start:stop] == pytest.approx(expected, rel=1e-9)
+    destroy(source, right, one, two, together.vectors, together.left_vectors)
+
+
 def test_planted_point_of_a_general_pencil(world, plant):
     planted = plant()
     family = AffineFamily(planted.A0, planted.dA, planted.B0, planted.dB)
