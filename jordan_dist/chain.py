@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jordan_dist import accuracy
+from jordan_dist.accuracy import ForwardBounds, LowRank
 from jordan_dist.backends import Cost, backend_for
 from jordan_dist.derivative import ep_step, projected_derivatives, subspace_derivative
 from jordan_dist.pencil import Pencil, pencil, settle_symmetry
@@ -85,6 +87,24 @@ class JordanChain:
         """
         self._require_chain()
         return singular_part(self.vectors, self.left_vectors, self.eigenvalue, z, source)
+
+    def backward_perturbation(self, A: Any, B: Any = None) -> LowRank:
+        """E of rank k with (A + E) x0 = l B x0 and (A + E) j_i = l B j_i + B j_{i-1}: the smallest in the 2-norm. A, B: the pencil
+        of the chain, distributed as it was. With second order: that at the parameters which the chain belongs to. ValueError
+        unless there is a chain."""
+        self._require_chain()
+        return accuracy.backward_perturbation(self, A, B)
+
+    def forward_bounds(self, A: Any, B: Any = None, *, perturbation: float | None = None) -> ForwardBounds:
+        """First-order bounds of the errors of the eigenvalue and of the vectors. Costs one factorization and some tens of solves.
+
+        A, B: as in `backward_perturbation`. perturbation: how far the pencil may be from the one that was meant, which has an
+        exact block: ||A - A*|| + |l| ||B - B*|| in the 2-norm. The pencil itself cannot say it. The default is the backward error:
+        as if the pencil that was meant were the nearest one with a block, which gives an estimate and no bound. ValueError unless
+        there is a chain. The derivation is in `jordan_dist.accuracy`.
+        """
+        self._require_chain()
+        return accuracy.forward_bounds(self, A, B, perturbation)
 
     def _require_chain(self) -> None:
         if self.verdict != "block":

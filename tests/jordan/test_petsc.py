@@ -156,6 +156,28 @@ def test_resolvent_of_distributed_vectors(world, plant, distributed):
     destroy(source, right, one, two, together.vectors, together.left_vectors)
 
 
+def test_accuracy_of_distributed_vectors(world, plant, distributed):
+    planted = plant()
+    A, B = planted.at(1e-4)
+    mats = [distributed(A), distributed(B)]
+    alone, together = jordan_chain(A, B, target=TARGET), jordan_chain(*mats, target=TARGET)
+    expected, found = alone.forward_bounds(A, B), together.forward_bounds(*mats)
+    assert found.separation == pytest.approx(expected.separation, rel=0.05)
+    assert (found.eigenvalue, *found.vectors) == pytest.approx((expected.eigenvalue, *expected.vectors), rel=0.05)
+    E = together.backward_perturbation(*mats)
+    assert E.norm == pytest.approx(alone.backward_perturbation(A, B).norm, rel=1e-6)
+    x = mats[0].createVecs("left")
+    X, start, _ = io.local_block(together.vectors)
+    x.setArray(X[:, 1])
+    Ex, residual = E.times(x), mats[0].createVecs("left")
+    mats[0].mult(x, residual)
+    whole = np.concatenate(world.allgather(X))
+    mine = slice(start, start + len(X))
+    relation = residual.getArray() + Ex.getArray() - (B @ (together.eigenvalue * whole[:, 1] + whole[:, 0]))[mine]
+    assert np.linalg.norm(relation) < 1e-12 * np.linalg.norm(A, 2) * np.linalg.norm(whole[:, 1])
+    destroy(x, Ex, residual, E.U, E.V, together.vectors, together.left_vectors)
+
+
 def test_planted_point_of_a_general_pencil(world, plant):
     planted = plant()
     family = AffineFamily(planted.A0, planted.dA, planted.B0, planted.dB)
