@@ -36,6 +36,8 @@ class JordanChain:
     eigenvalue: complex
     """The k-fold eigenvalue: the mean of the k eigenvalues of the pencil, to first or second order that of the defective one."""
     vectors: Any
+    original_vectors: Any = field(default=None, repr=False)
+    """Of a `QuadraticPencil`, in its own variables: the x in the first half of `vectors`. None for A - l B."""
     left_vectors: Any
     """The dual block W: W^H B vectors = I. In the verdict `block` its last column is the left eigenvector. First order in any
     case unless the pencil is symmetric."""
@@ -131,7 +133,8 @@ def jordan_chain(
 ) -> JordanChain:
     """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`.
 
-    A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. With `comm`, an MPI communicator,
+    A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. A may be a `QuadraticPencil` of such
+    matrices, whose chain is that of the linearized problem of order 2 n. With `comm`, an MPI communicator,
     every rank brings the whole numpy or scipy matrix, PETSc solves, and every rank receives the whole vectors.
     dA, dB: derivatives by the parameters, a matrix or a list of one per parameter; with them the chain is that at the predicted
     exceptional point and its error is O(eps^2) instead of O(eps), eps being the distance to it.
@@ -245,6 +248,7 @@ def assemble_chain(
     return JordanChain(
         eigenvalue=eigenvalue,
         vectors=backend.export(V),
+        original_vectors=backend.original(V),
         left_vectors=backend.export(W),
         matrix=given,
         verdict=kind[0],

@@ -115,10 +115,20 @@ class BlockVectors:
         """The component of lowest global index whose modulus is at least half of the largest. (The largest one is often tied by a
         symmetry of the problem, and rounding would then decide.)"""
         largest = self._every_rank(np.array([np.abs(x).max(initial=0.0)])).max()
-        hits = np.flatnonzero(np.abs(x) >= 0.5 * largest)
-        mine = x[hits[0]] if hits.size else 0.0
-        first = self._every_rank(np.array([mine], dtype=complex)).ravel()
+        mine = []
+        for part in self.parts(x):
+            hits = np.flatnonzero(np.abs(part) >= 0.5 * largest)
+            mine.append(part[hits[0]] if hits.size else 0.0)
+        first = self._every_rank(np.array(mine, dtype=complex)).reshape(-1, len(mine)).T.ravel()
         return complex(first[np.flatnonzero(first)[0]])  # ranks are in the order of their rows
+
+    def parts(self, x: np.ndarray) -> list[np.ndarray]:
+        """The local rows in pieces that are consecutive over the ranks: all ranks' first pieces come before all second ones."""
+        return [x]
+
+    def original(self, X: np.ndarray) -> Any:
+        """The vectors of the problem that a linearization stands for, exported; None if this is none."""
+        return None
 
     def _every_rank(self, local: np.ndarray) -> np.ndarray:
         if self.comm is None or self.comm.size == 1:
@@ -136,6 +146,8 @@ class Backend(Protocol):
     stop: int
     comm: Any
     cost: Cost
+    replicated: bool
+    """Whether every rank is given whole matrices and receives whole vectors."""
 
     def matrix(self, A: Any, name: str) -> Any:
         """The user's matrix as this library wants it; ValueError if it is not a square matrix of size n."""
@@ -196,6 +208,10 @@ def vectors_of(block: Any) -> BlockVectors:
 def backend_for(A: Any, comm: Any = None) -> Backend:
     """PETSc for a PETSc matrix or when `comm` is given (every rank then brings the whole matrix), scipy on one process
     otherwise."""
+    from jordan_dist.quadratic import CompanionBackend, QuadraticPencil
+
+    if isinstance(A, QuadraticPencil):
+        return CompanionBackend.around(A, comm)
     if is_petsc(A) or comm is not None:
         from jordan_dist.backends.petsc import PetscBackend
 

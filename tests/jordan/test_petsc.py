@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from jordan_dist import AffineFamily, NotConvergedError, find_exceptional_point, io, jordan_chain
+from jordan_dist import AffineFamily, NotConvergedError, QuadraticPencil, find_exceptional_point, io, jordan_chain
 from jordan_dist.backends import BlockVectors
 from jordan_dist.problems import destroy, problem
 
@@ -176,6 +176,38 @@ def test_accuracy_of_distributed_vectors(world, plant, distributed):
     relation = residual.getArray() + Ex.getArray() - (B @ (together.eigenvalue * whole[:, 1] + whole[:, 0]))[mine]
     assert np.linalg.norm(relation) < 1e-12 * np.linalg.norm(A, 2) * np.linalg.norm(whole[:, 1])
     destroy(x, Ex, residual, E.U, E.V, together.vectors, together.left_vectors)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_quadratic_pencils_agree_with_scipy(world, plant, distributed, symmetric):
+    """Mass, damping and stiffness that have nothing to do with each other: an ordinary pair, but the same one everywhere; and a
+    critically damped mode."""
+    rng = np.random.default_rng(6)
+    diagonals = (np.ones(30), np.full(30, 0.3), np.concatenate([[1.0, 1.2], np.arange(9.0, 37.0)]))
+    general = [np.diag(d) + 0.03 * rng.standard_normal((30, 30)) for d in diagonals]
+    damped = [np.eye(30), 3 * np.eye(30), np.diag([2.25, *np.arange(5.0, 34.0)]) + np.diag([0.0, *np.full(28, 0.3)], 1)]
+    if symmetric:
+        general, damped = ([M + M.T for M in three] for three in (general, damped))
+    for matrices, target in ((general, -0.1 + 1.1j), (damped, -1.6)):
+        alone = jordan_chain(QuadraticPencil(*matrices), target=target)
+        whole = jordan_chain(QuadraticPencil(*matrices), target=target, comm=world)
+        parts = jordan_chain(QuadraticPencil(*(distributed(M) for M in matrices)), target=target)
+        assert alone.verdict == whole.verdict == parts.verdict == ("block" if matrices is damped else "not-defective")
+        assert whole.eigenvalue == pytest.approx(alone.eigenvalue, abs=1e-11)
+        assert parts.eigenvalue == pytest.approx(alone.eigenvalue, abs=1e-11)
+        original, start, n = io.local_block(parts.original_vectors)
+        X = io.local_block(parts.vectors)[0]
+        stop = start + len(original)
+        assert (n, len(X)) == (30, 2 * len(original))
+        assert np.array_equal(X[: stop - start], original)
+        if alone.verdict == "block":
+            assert abs(alone.eigenvalue + 1.5) < 1e-11
+            assert whole.vectors == pytest.approx(alone.vectors, abs=1e-10)
+            assert whole.left_vectors == pytest.approx(alone.left_vectors, abs=1e-10)
+            assert whole.original_vectors == pytest.approx(alone.original_vectors, abs=1e-10)
+            assert original == pytest.approx(alone.original_vectors[start:stop], abs=1e-10)
+            assert X[stop - start :] == pytest.approx(alone.vectors[30 + start : 30 + stop], abs=1e-10)
+        destroy(parts.vectors, parts.left_vectors, parts.original_vectors)
 
 
 def test_planted_point_of_a_general_pencil(world, plant):
