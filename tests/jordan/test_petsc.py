@@ -10,6 +10,7 @@ from jordan_dist.problems import destroy, problem
 
 pytestmark = pytest.mark.mpi
 TARGET = 0.8 + 0.2j
+MEMBRANE = np.sqrt(8) * 213 * np.sin(np.pi / 426)  # critical damping of the lowest mode of five-point differences
 
 
 @pytest.fixture
@@ -52,6 +53,8 @@ def test_pivot_is_the_first_large_component(block):
         ("waveguides", [0.0051183567223], 35.331376319721),
         ("resonators", [-0.1242688633583 + 0.2747672294421j], 7.604797839043 - 0.208653421906j),
         ("three-waveguides", [0.0072804509204, 0.0002100387072], 35.330739815332),
+        ("damped-membrane", [MEMBRANE], -MEMBRANE),
+        ("planted-block", [0.2 - 0.1j], 0.7 + 0.3j),
     ],
 )
 def test_known_points(world, name, parameters, eigenvalue):
@@ -64,7 +67,7 @@ def test_known_points(world, name, parameters, eigenvalue):
     assert max(ep.chain.chain_residuals) < 1e-11
     assert ep.chain.cost.factorizations == 1
     assert len(set(world.allgather(ep.chain.eigenvalue))) == 1  # the same bits everywhere
-    destroy(family.A0, *family.dA, family.B0, *family.dB, ep.chain.vectors, ep.chain.left_vectors)
+    destroy(family.A0, *family.dA, family.B0, *family.dB, ep.chain.vectors, ep.chain.left_vectors, ep.chain.original_vectors)
 
 
 @pytest.mark.slow
