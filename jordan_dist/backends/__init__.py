@@ -64,6 +64,9 @@ class BlockVectors:
     """The arithmetic of distributed n x k blocks, the same for every backend; `comm` is an mpi4py communicator, or None on one
     process."""
 
+    replicated = True
+    """Whether every rank brings whole matrices and receives whole vectors."""
+
     def __init__(self, n: int, start: int, stop: int, comm: Any = None):
         self.n, self.start, self.stop, self.comm = n, start, stop, comm
         self.cost = Cost()
@@ -147,7 +150,6 @@ class Backend(Protocol):
     comm: Any
     cost: Cost
     replicated: bool
-    """Whether every rank is given whole matrices and receives whole vectors."""
 
     def matrix(self, A: Any, name: str) -> Any:
         """The user's matrix as this library wants it; ValueError if it is not a square matrix of size n."""

@@ -13,8 +13,6 @@ from jordan_dist.backends import BlockVectors, Cost, SingularFactorError, order_
 
 
 class ScipyBackend(BlockVectors):
-    replicated = True
-
     def __init__(self, n: int):
         super().__init__(n, 0, n)
 
