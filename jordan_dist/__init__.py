@@ -9,6 +9,7 @@ from jordan_dist.backends import MissingExtraError
 from jordan_dist.chain import JordanChain, jordan_chain
 from jordan_dist.exceptional import ExceptionalPoint, find_exceptional_point
 from jordan_dist.pencil import AffineFamily
+from jordan_dist.quadratic import QuadraticPencil
 from jordan_dist.subspace import NotConvergedError
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "JordanChain",
     "MissingExtraError",
     "NotConvergedError",
+    "QuadraticPencil",
     "find_exceptional_point",
     "jordan_chain",
 ]

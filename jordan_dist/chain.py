@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from jordan_dist import accuracy
+from jordan_dist.accuracy import ForwardBounds, LowRank
 from jordan_dist.backends import Cost, backend_for
 from jordan_dist.derivative import ep_step, projected_derivatives, subspace_derivative
 from jordan_dist.pencil import Pencil, pencil, settle_symmetry
 from jordan_dist.projected import NearestDefective, nearest_defective, verdict
+from jordan_dist.resolvent import singular_part
 from jordan_dist.subspace import DeflatingPair, deflating_pair
 
 GAUGES = ("unit", "biorthogonal")
@@ -33,6 +36,8 @@ class JordanChain:
     eigenvalue: complex
     """The k-fold eigenvalue: the mean of the k eigenvalues of the pencil, to first or second order that of the defective one."""
     vectors: Any
+    original_vectors: Any = field(default=None, repr=False)
+    """Of a `QuadraticPencil`, in its own variables: the x in the first half of `vectors`. None for A - l B."""
     left_vectors: Any
     """The dual block W: W^H B vectors = I. In the verdict `block` its last column is the left eigenvector. First order in any
     case unless the pencil is symmetric."""
@@ -75,9 +80,40 @@ class JordanChain:
         """The first Jordan vector. ValueError unless there is a chain."""
         return self._column(1)
 
-    def _column(self, i: int) -> np.ndarray:
+    def resolvent(self, z: complex, source: Any) -> Any:
+        """The Green's function near the exceptional point: the singular part of (A - z B)^-1 source, which is all but a term that
+        stays bounded for z -> eigenvalue. It costs k inner products and no solve.
+
+        source: (n,) or (n, m), for PETSc chains a vector or a dense matrix; the result is of the same kind, complex128. ValueError
+        unless there is a chain, and at z = eigenvalue. The formula is in `jordan_dist.resolvent`.
+        """
+        self._require_chain()
+        return singular_part(self.vectors, self.left_vectors, self.eigenvalue, z, source)
+
+    def backward_perturbation(self, A: Any, B: Any = None) -> LowRank:
+        """E of rank k with (A + E) x0 = l B x0 and (A + E) j_i = l B j_i + B j_{i-1}: the smallest in the 2-norm. A, B: the pencil
+        of the chain, distributed as it was. With second order: that at the parameters which the chain belongs to. ValueError
+        unless there is a chain."""
+        self._require_chain()
+        return accuracy.backward_perturbation(self, A, B)
+
+    def forward_bounds(self, A: Any, B: Any = None, *, perturbation: float | None = None) -> ForwardBounds:
+        """First-order bounds of the errors of the eigenvalue and of the vectors. Costs one factorization and some tens of solves.
+
+        A, B: as in `backward_perturbation`. perturbation: how far the pencil may be from the one that was meant, which has an
+        exact block: ||A - A*|| + |l| ||B - B*|| in the 2-norm. The pencil itself cannot say it. The default is the backward error:
+        as if the pencil that was meant were the nearest one with a block, which gives an estimate and no bound. ValueError unless
+        there is a chain. The derivation is in `jordan_dist.accuracy`.
+        """
+        self._require_chain()
+        return accuracy.forward_bounds(self, A, B, perturbation)
+
+    def _require_chain(self) -> None:
         if self.verdict != "block":
             raise ValueError(f"there is no Jordan chain: the verdict is {self.verdict}, and `vectors` spans the deflating subspace")
+
+    def _column(self, i: int) -> np.ndarray:
+        self._require_chain()
         vectors = self.vectors if isinstance(self.vectors, np.ndarray) else self.vectors.getDenseArray()
         return vectors[:, i]
 
@@ -97,7 +133,8 @@ def jordan_chain(
 ) -> JordanChain:
     """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`.
 
-    A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. With `comm`, an MPI communicator,
+    A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. A may be a `QuadraticPencil` of such
+    matrices, whose chain is that of the linearized problem of order 2 n. With `comm`, an MPI communicator,
     every rank brings the whole numpy or scipy matrix, PETSc solves, and every rank receives the whole vectors.
     dA, dB: derivatives by the parameters, a matrix or a list of one per parameter; with them the chain is that at the predicted
     exceptional point and its error is O(eps^2) instead of O(eps), eps being the distance to it.
@@ -211,6 +248,7 @@ def assemble_chain(
     return JordanChain(
         eigenvalue=eigenvalue,
         vectors=backend.export(V),
+        original_vectors=backend.original(V),
         left_vectors=backend.export(W),
         matrix=given,
         verdict=kind[0],

@@ -54,12 +54,13 @@ def parser() -> argparse.ArgumentParser:
     shared = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
     top = _Parser(prog=io.PROGRAM, description="Jordan chains and exceptional points of large sparse pencils.", **shared)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    example = commands.add_parser("example", help="solve a built-in problem", description="Solves a built-in problem.", **shared)
+    about = f"Solves a built-in problem:\n{problems.descriptions()}"
+    example = commands.add_parser("example", help="solve a built-in problem", description=about, **shared)
     example.add_argument("name", metavar="NAME", help=", ".join(problems.PROBLEMS))
     example.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for result.json, the chain and the report")
     example.add_argument("--ep", action="store_true", help="search the exceptional point; otherwise the chain near --parameters")
     example.add_argument("--parameters", metavar="P[,P..]", help="where to start or to solve, such as 0.0051 or -0.12+0.27i")
-    example.add_argument("--refine", type=int, default=1, metavar="R", help="R times as many cells per side (default 1: n = 44944)")
+    example.add_argument("--refine", type=int, default=1, metavar="R", help="R times as many cells per side (default 1)")
     example.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
     example.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
     example.set_defaults(run=run_example)
@@ -179,8 +180,8 @@ def run_example(args: argparse.Namespace, comm: Any) -> int:
         "total": time.perf_counter() - begun,
     }
     result = _result(problem, parameters, chain, point, comm) | {"seconds": seconds}
-    io.publish(args.out, result, chain.vectors, problem.cells, comm)
-    problems.destroy(chain.vectors, chain.left_vectors)
+    io.publish(args.out, result, _fields(chain), problem.cells, comm)
+    problems.destroy(chain.vectors, chain.left_vectors, chain.original_vectors)
     if comm is None or comm.rank == 0:
         log.info("eigenvalue %s, verdict %s, %.1f s", format(chain.eigenvalue, ".12g"), chain.verdict, seconds["total"])
         _write_page(args.out)
@@ -211,10 +212,15 @@ def _solve(
     return chain, None, assembly
 
 
+def _fields(chain: JordanChain) -> Any:
+    """The chain on the grid: of a quadratic problem in its own variables, which with the eigenvalue determine the others."""
+    return chain.vectors if chain.original_vectors is None else chain.original_vectors
+
+
 def _result(
     problem: problems.Problem, parameters: Sequence[complex], chain: JordanChain, point: ExceptionalPoint | None, comm: Any
 ) -> dict[str, Any]:
-    X = io.local_block(chain.vectors)[0]
+    X = io.local_block(_fields(chain))[0]
     squares = np.sum(np.abs(X) ** 2, axis=0)
     # ru_maxrss is in KiB on Linux, in bytes on macOS
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -23,16 +23,35 @@ def projected_derivatives(pencil: Pencil, pair: DeflatingPair) -> tuple[list[np.
 
 def subspace_derivative(pencil: Pencil, factor: Factor, pair: DeflatingPair, F: np.ndarray, dM: np.ndarray) -> np.ndarray:
     """X' (n_local, k), the solution of a singular Sylvester equation with the same factorization as the subspaces."""
-    backend, X, Y, M = pencil.backend, pair.X, pair.Y, pair.M
-    right = -(F - pencil.times_B(X) @ dM)
-    dX, size, previous = np.zeros_like(X), 0.0, np.inf
+    return complementary_solve(pencil, factor, pair.X, pair.Y, pair.M, -(F - pencil.times_B(pair.X) @ dM))
+
+
+def complementary_solve(
+    pencil: Pencil,
+    factor: Factor,
+    X: np.ndarray,
+    Y: np.ndarray,
+    M: np.ndarray,
+    right: np.ndarray,
+    *,
+    adjoint: bool = False,
+    tolerance: float = 0.0,
+) -> np.ndarray:
+    """Z with A Z - B Z M = right and Y^H B Z = 0, for a right side with Y^H right = 0; with `adjoint`, Z with A^H Z - B^H Z M^H =
+    right and X^H B^H Z = 0, for X^H right = 0. `tolerance` is for the last change, relative to Z."""
+    backend = pencil.backend
+    times_A, times_B, solve = pencil.times_A, pencil.times_B, factor.solve
+    if adjoint:
+        times_A, times_B, solve, X, Y, M = pencil.adjoint_A, pencil.adjoint_B, factor.solve_adjoint, Y, X, M.conj().T
+    Z, size, previous = np.zeros_like(X), 0.0, np.inf
     for _ in range(100):
-        D = factor.solve(right - pencil.times_A(dX) + pencil.times_B(dX) @ M)
-        D = D - X @ backend.inner(Y, pencil.times_B(D))
-        dX = dX + D
-        change, size = backend.norm(D), backend.norm(dX)
-        if change <= 10 * EPS * size or (change > 0.7 * previous and change <= 1e-9 * size):  # the second: down to rounding
-            return dX
+        D = solve(right - times_A(Z) + times_B(Z) @ M)
+        D = D - X @ backend.inner(Y, times_B(D))
+        Z = Z + D
+        change, size = backend.norm(D), backend.norm(Z)
+        # the second: down to rounding
+        if change <= max(10 * EPS, tolerance) * size or (change > 0.7 * previous and change <= 1e-9 * size):
+            return Z
         previous = change
     raise NotConvergedError(f"the derivative of the subspace did not converge: last change {change / size:.1e} after 100 sweeps")
 

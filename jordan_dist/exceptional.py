@@ -66,8 +66,9 @@ def find_exceptional_point(
 
     family: an `AffineFamily`, or a function of the parameters, an array of shape (parameters,), that returns (A, B, dA, dB), dA
     and dB being lists of one matrix per parameter, or (A, B), whose derivatives are then taken by differences. B = None is the
-    identity. start: one number per parameter. If all are real the parameters stay real; a pencil without a symmetry needs two
-    real parameters for size 2 (or one complex one), in general 2 (size - 1).
+    identity; A and dA may be of the kind `QuadraticPencil`, then without B. start: one number per parameter. If all are real the
+    parameters stay real; a pencil without a symmetry needs two real parameters for size 2 (or one complex one), in general
+    2 (size - 1).
     The other arguments are those of `jordan_chain`.
 
     Raises ValueError for arguments that do not fit, and NotConvergedError, with the steps in its `history`, when there is no

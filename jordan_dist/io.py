@@ -79,17 +79,21 @@ def write_chain(path: Path, vectors: Any, comm: Any = None) -> None:
 
 
 def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | None:
-    """Root mean square of every column over squares of cells, shape (k, 212, 212): as small for any grid. On rank 0, None
-    elsewhere."""
-    X, start, _ = local_block(vectors)
-    refine = cells // CELLS
-    i, j = np.divmod(np.arange(start, start + len(X)), cells)
-    square = (i // refine) * CELLS + j // refine
-    pictures = np.stack([np.bincount(square, np.abs(x) ** 2, CELLS**2) for x in X.T])
+    """Root mean square of every column over squares of cells, at most 212 per side, and over the third axis of a 3-D grid. Shape
+    (k, side, side), or (k, side, 1) for vectors without a grid (n = cells). On rank 0, None elsewhere."""
+    X, start, n = local_block(vectors)
+    refine = next(r for r in range(1, cells + 1) if cells % r == 0 and cells // r <= CELLS)
+    side = cells // refine
+    width = side if n > cells else 1
+    index = np.arange(start, start + len(X))
+    square = index // (n // cells) // refine
+    if n > cells:
+        square = square * side + index // (n // cells**2) % cells // refine
+    pictures = np.stack([np.bincount(square, np.abs(x) ** 2, side * width) for x in X.T])
     if comm is not None:
         local, pictures = pictures, np.empty_like(pictures) if comm.rank == 0 else None
         comm.Reduce(local, pictures)
-    return None if pictures is None else np.sqrt(pictures / refine**2).reshape(-1, CELLS, CELLS)
+    return None if pictures is None else np.sqrt(pictures * (side * width / n)).reshape(-1, side, width)
 
 
 def publish(folder: Path, result: dict[str, Any], vectors: Any, cells: int, comm: Any = None) -> None:

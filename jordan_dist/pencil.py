@@ -54,21 +54,21 @@ class Pencil:
     symmetric: bool = False
 
     def times_A(self, X: np.ndarray) -> np.ndarray:
-        return _apply(self.backend.product, self.A, X)
+        return apply_sum(self.backend, self.A, X)
 
     def times_B(self, X: np.ndarray) -> np.ndarray:
-        return _apply(self.backend.product, self.B, X)
+        return apply_sum(self.backend, self.B, X)
 
     def adjoint_A(self, Y: np.ndarray) -> np.ndarray:
-        return _apply(self.backend.adjoint_product, self.A, Y, adjoint=True)
+        return apply_sum(self.backend, self.A, Y, adjoint=True)
 
     def adjoint_B(self, Y: np.ndarray) -> np.ndarray:
-        return _apply(self.backend.adjoint_product, self.B, Y, adjoint=True)
+        return apply_sum(self.backend, self.B, Y, adjoint=True)
 
     def derivative(self, i: int, X: np.ndarray, M: np.ndarray) -> np.ndarray:
         """A' X - B' X M for the parameter i."""
-        out = _apply(self.backend.product, self.dA[i], X) if self.dA[i] else np.zeros_like(X)
-        return out - _apply(self.backend.product, self.dB[i], X) @ M if self.dB[i] else out
+        out = apply_sum(self.backend, self.dA[i], X) if self.dA[i] else np.zeros_like(X)
+        return out - apply_sum(self.backend, self.dB[i], X) @ M if self.dB[i] else out
 
     def norm_A(self) -> float:
         """An upper bound of the infinity norm of A."""
@@ -89,8 +89,9 @@ class Pencil:
         raise ValueError(f"A - sigma B is singular at and near sigma = {sigma}: is the pencil regular? ({failure})")
 
 
-def _apply(product: Callable, terms: Sum, X: np.ndarray, adjoint: bool = False) -> np.ndarray:
-    total = None
+def apply_sum(backend: Backend, terms: Sum, X: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
+    """The sum, or its adjoint, times X."""
+    product, total = backend.adjoint_product if adjoint else backend.product, None
     for c, A in terms:
         c = np.conj(c) if adjoint else c
         if c != 0 or total is None:
@@ -101,7 +102,13 @@ def _apply(product: Callable, terms: Sum, X: np.ndarray, adjoint: bool = False) 
 
 def pencil(backend: Backend, A: Any, B: Any = None, dA: Any = None, dB: Any = None) -> Pencil:
     """The user's matrices; dA and dB are a matrix or a list of one per parameter."""
+    from jordan_dist.quadratic import QuadraticPencil, linearized
+
     dA, dB = _listed(dA), _listed(dB)
+    if isinstance(A, QuadraticPencil):
+        if B is not None or any(D is not None for D in dB):
+            raise ValueError("a QuadraticPencil stands for A and B: leave B and dB out")
+        return linearized(backend, A, dA)
     if dA and dB and len(dA) != len(dB):
         raise ValueError(_UNEVEN.format(len(dA), len(dB)))
     count = max(len(dA), len(dB))
@@ -119,20 +126,20 @@ def _listed(D: Any) -> list[Any]:
 
 
 def is_symmetric(pencil: Pencil) -> bool:
-    """Whether A, B and their derivatives equal their transposes, by a random probe: X^T A X must equal its transpose."""
-    backend = pencil.backend
+    """Whether A, B and their derivatives equal their transposes."""
+    return all(equals_transpose(pencil.backend, A) for terms in (pencil.A, pencil.B, *pencil.dA, *pencil.dB) for _, A in terms)
+
+
+def equals_transpose(backend: Backend, A: Any) -> bool:
+    """By a random probe: X^T A X must equal its transpose."""
+    if A is None:
+        return True
     X = backend.random_block(4)
-    for terms in (pencil.A, pencil.B, *pencil.dA, *pencil.dB):
-        for _, A in terms:
-            if A is None:
-                continue
-            AX = backend.product(A, X)
-            S = backend.inner(X.conj(), AX)
-            # rounding of the n products that are summed, not of the possibly cancelled sum
-            scale = backend.norm(X) * backend.norm(AX)
-            if np.abs(S - S.T).max() > 100 * np.finfo(float).eps * scale:
-                return False
-    return True
+    AX = backend.product(A, X)
+    S = backend.inner(X.conj(), AX)
+    # rounding of the n products that are summed, not of the possibly cancelled sum
+    scale = backend.norm(X) * backend.norm(AX)
+    return bool(np.abs(S - S.T).max() <= 100 * np.finfo(float).eps * scale)
 
 
 def settle_symmetry(pencil: Pencil, asked: bool | None) -> None:
@@ -175,7 +182,7 @@ class ParametricPencil:
             A_h, B_h = matrices_of(self.family, moved)
             there = pencil(self.backend, A_h, B_h)
             here.dA.append([(1 / h, there.A[0][1]), (-1 / h, here.A[0][1])])
-            here.dB.append([] if B is None else [(1 / h, there.B[0][1]), (-1 / h, here.B[0][1])])
+            here.dB.append([] if here.B[0][1] is None else [(1 / h, there.B[0][1]), (-1 / h, here.B[0][1])])
         return here
 
 

@@ -123,7 +123,7 @@ def _mode_caption(result: dict, i: int) -> str:
 def _mode(Figure: Any, mode: np.ndarray, caption: str) -> str:
     figure = Figure(figsize=(4.2, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(mode.T, origin="lower", cmap="magma", interpolation="nearest")
+    image = axes.imshow(mode.T, origin="lower", cmap="magma", interpolation="nearest", aspect="equal" if mode.shape[1] > 1 else "auto")
     figure.colorbar(image, ax=axes, shrink=0.85)
     axes.set(xlabel="cell i", ylabel="cell j")
     return _figure(figure, caption, "png")

@@ -64,6 +64,9 @@ class BlockVectors:
     """The arithmetic of distributed n x k blocks, the same for every backend; `comm` is an mpi4py communicator, or None on one
     process."""
 
+    replicated = True
+    """Whether every rank brings whole matrices and receives whole vectors."""
+
     def __init__(self, n: int, start: int, stop: int, comm: Any = None):
         self.n, self.start, self.stop, self.comm = n, start, stop, comm
         self.cost = Cost()
@@ -115,10 +118,20 @@ class BlockVectors:
         """The component of lowest global index whose modulus is at least half of the largest. (The largest one is often tied by a
         symmetry of the problem, and rounding would then decide.)"""
         largest = self._every_rank(np.array([np.abs(x).max(initial=0.0)])).max()
-        hits = np.flatnonzero(np.abs(x) >= 0.5 * largest)
-        mine = x[hits[0]] if hits.size else 0.0
-        first = self._every_rank(np.array([mine], dtype=complex)).ravel()
+        mine = []
+        for part in self.parts(x):
+            hits = np.flatnonzero(np.abs(part) >= 0.5 * largest)
+            mine.append(part[hits[0]] if hits.size else 0.0)
+        first = self._every_rank(np.array(mine, dtype=complex)).reshape(-1, len(mine)).T.ravel()
         return complex(first[np.flatnonzero(first)[0]])  # ranks are in the order of their rows
+
+    def parts(self, x: np.ndarray) -> list[np.ndarray]:
+        """The local rows in pieces that are consecutive over the ranks: all ranks' first pieces come before all second ones."""
+        return [x]
+
+    def original(self, X: np.ndarray) -> Any:
+        """The vectors of the problem that a linearization stands for, exported; None if this is none."""
+        return None
 
     def _every_rank(self, local: np.ndarray) -> np.ndarray:
         if self.comm is None or self.comm.size == 1:
@@ -136,6 +149,7 @@ class Backend(Protocol):
     stop: int
     comm: Any
     cost: Cost
+    replicated: bool
 
     def matrix(self, A: Any, name: str) -> Any:
         """The user's matrix as this library wants it; ValueError if it is not a square matrix of size n."""
@@ -164,9 +178,42 @@ def is_petsc(A: Any) -> bool:
     return type(A).__module__.partition(".")[0] == "petsc4py"
 
 
+def own_rows(block: Any) -> np.ndarray:
+    """The rows of this rank, shape (n_local, m), of an array of shape (n,) or (n, m), a PETSc vector or a dense PETSc matrix."""
+    if is_petsc(block):
+        rows = block.getDenseArray() if hasattr(block, "getDenseArray") else block.getArray()
+    else:
+        rows = np.asarray(block)
+    return rows.reshape(len(rows), -1)
+
+
+def like(block: Any, rows: np.ndarray) -> Any:
+    """A new block of the same kind and shape with these rows on this rank."""
+    if not is_petsc(block):
+        return rows.reshape(np.shape(block))
+    out = block.duplicate()
+    own_rows(out)[:] = rows
+    out.assemble()
+    return out
+
+
+def vectors_of(block: Any) -> BlockVectors:
+    """The arithmetic of blocks that are distributed as this one."""
+    if not is_petsc(block):
+        return BlockVectors(len(block), 0, len(block))
+    from jordan_dist.backends.petsc import mpi_comm
+
+    size = block.getSize()
+    return BlockVectors(size[0] if isinstance(size, tuple) else size, *block.getOwnershipRange(), mpi_comm(block.getComm()))
+
+
 def backend_for(A: Any, comm: Any = None) -> Backend:
     """PETSc for a PETSc matrix or when `comm` is given (every rank then brings the whole matrix), scipy on one process
     otherwise."""
+    from jordan_dist.quadratic import CompanionBackend, QuadraticPencil
+
+    if isinstance(A, QuadraticPencil):
+        return CompanionBackend.around(A, comm)
     if is_petsc(A) or comm is not None:
         from jordan_dist.backends.petsc import PetscBackend
 

@@ -161,9 +161,8 @@ class PetscBackend(BlockVectors):
         return whole.T
 
     def dense(self, X: np.ndarray) -> PETSc.Mat:
-        """A dense n x k matrix that works on the memory of X."""
-        rows = (self.stop - self.start, self.n)
-        mat = PETSc.Mat().createDense((rows, (None, X.shape[1])), array=X, comm=self.comm)
+        """A dense matrix that works on the memory of X, the rows of this rank."""
+        mat = PETSc.Mat().createDense(((X.shape[0], None), (None, X.shape[1])), array=X, comm=self.comm)
         mat.assemble()
         return mat
 

@@ -11,19 +11,20 @@ import scipy.sparse
 
 from jordan_dist.pencil import AffineFamily
 from jordan_dist.problems.grid import Rows
+from jordan_dist.quadratic import QuadraticPencil
 
 CELLS = 212  # per side of the unrefined grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A pencil A(p) - lambda B(p), affine in the parameters p, on a square grid. The matrices are functions that make a range of
-    rows."""
+    """A pencil A(p) - lambda B(p), affine in the parameters p, on a grid with as many cells along every axis. The matrices are
+    functions that make a range of rows, or a `QuadraticPencil` of such functions."""
 
     name: str
     title: str
     cells: int
-    """Cells per side; the order of the matrices is its square."""
+    """Cells (or nodes) per side; the order of the matrices is its power `dimensions`."""
     target: complex
     size: int
     """Of the Jordan block at the exceptional point."""
@@ -32,14 +33,16 @@ class Problem:
     """Where the search starts; its numbers are of type float if the parameters are to stay real."""
     nearby: tuple[complex, ...]
     """A point so near the exceptional point that its Jordan chain can be taken from there."""
-    A0: Rows
-    dA: tuple[Rows | None, ...] = ()
+    A0: Rows | QuadraticPencil
+    dA: tuple[Rows | QuadraticPencil | None, ...] = ()
     B0: Rows | None = None
     dB: tuple[Rows | None, ...] = ()
+    dimensions: int = 2
+    """1 where the matrices belong to no grid."""
 
     @property
     def n(self) -> int:
-        return self.cells**2
+        return self.cells**self.dimensions
 
     def family(self, comm: Any = None) -> AffineFamily:
         """With scipy matrices, or with PETSc matrices on the communicator; the caller frees these by `destroy`."""
@@ -48,33 +51,53 @@ class Problem:
 
     def pencil(self, parameters: Sequence[complex], comm: Any = None) -> tuple[Any, Any, list[Any], list[Any]]:
         """A, B, dA and dB at these parameters, as `family` makes them. B is None where it is the identity."""
+        assert self.B0 is not None or not any(self.dB), "an identity matrix has no derivatives in these problems"
         make = self._maker(comm)
         A, B = _moved(self.A0, self.dA, parameters), _moved(self.B0, self.dB, parameters)
         return make(A), make(B), [make(D) for D in self.dA], [make(D) for D in self.dB]
 
-    def _maker(self, comm: Any) -> Callable[[Rows | None], Any]:
+    def _maker(self, comm: Any) -> Callable[[Rows | QuadraticPencil | None], Any]:
         if comm is None:
-            return lambda rows: None if rows is None else rows(0, self.n)
-        from jordan_dist.backends.petsc import matrix_from_rows, mpi_comm, owned_rows, require_complex
+            start, stop = 0, self.n
 
-        require_complex()
-        start, stop = owned_rows(self.n, mpi_comm(comm))
-        return lambda rows: None if rows is None else matrix_from_rows(rows(start, stop), self.n, comm)
+            def matrix(rows: Rows) -> Any:
+                return rows(start, stop)
+        else:
+            from jordan_dist.backends.petsc import matrix_from_rows, mpi_comm, owned_rows, require_complex
+
+            require_complex()
+            start, stop = owned_rows(self.n, mpi_comm(comm))
+
+            def matrix(rows: Rows) -> Any:
+                return matrix_from_rows(rows(start, stop), self.n, comm)
+
+        def make(rows: Rows | QuadraticPencil | None) -> Any:
+            if isinstance(rows, QuadraticPencil):
+                return QuadraticPencil(*(make(part) for part in rows.parts))
+            return None if rows is None else matrix(rows)
+
+        return make
 
 
-def _moved(base: Rows | None, derivatives: Sequence[Rows | None], parameters: Sequence[complex]) -> Rows | None:
-    """base + sum p_i derivative_i, row by row. A base that is the identity has no derivatives in these problems."""
+def _moved(base: Any, derivatives: Sequence[Any], parameters: Sequence[complex]) -> Any:
+    """base + sum p_i derivative_i, row by row; None if all are."""
+    if isinstance(base, QuadraticPencil):
+        by_part = zip(*((D or QuadraticPencil()).parts for D in derivatives), strict=True)
+        return QuadraticPencil(*(_moved(part, changes, parameters) for part, changes in zip(base.parts, by_part, strict=True)))
     terms = [(p, D) for p, D in zip(parameters, derivatives, strict=bool(derivatives)) if D is not None]
-    assert base is not None or not terms
-    if base is None or not terms:
+    if not terms:
         return base
-    return lambda start, stop: scipy.sparse.csr_array(sum((p * D(start, stop) for p, D in terms), base(start, stop)))
+    if base is not None:
+        terms.append((1.0, base))
+    return lambda start, stop: scipy.sparse.csr_array(sum(p * D(start, stop) for p, D in terms))
 
 
 def destroy(*matrices: Any) -> None:
     """Frees PETSc matrices (collective); does nothing to others."""
     for A in matrices:
-        if hasattr(A, "destroy"):
+        if isinstance(A, QuadraticPencil):
+            destroy(*A.parts)
+        elif hasattr(A, "destroy"):
             A.destroy()
 
 
@@ -88,11 +111,24 @@ def problem(name: str, refine: int = 1) -> Problem:
     return PROBLEMS[name](refine)
 
 
-from jordan_dist.problems.resonators import resonators  # noqa: E402 - they are Problems
+def descriptions() -> str:
+    """A line per problem, for help texts."""
+    made = (make(1) for make in PROBLEMS.values())
+    return "\n".join(f"  {p.name:20} {p.title} (n = {p.n})" for p in made)
+
+
+from jordan_dist.problems.duct import lined_duct  # noqa: E402 - they are Problems
+from jordan_dist.problems.membrane import damped_membrane  # noqa: E402
+from jordan_dist.problems.planted import planted_block  # noqa: E402
+from jordan_dist.problems.resonators import cubes, resonators  # noqa: E402
 from jordan_dist.problems.waveguides import three_waveguides, waveguides  # noqa: E402
 
 PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "waveguides": waveguides,
     "resonators": resonators,
     "three-waveguides": three_waveguides,
+    "damped-membrane": damped_membrane,
+    "lined-duct": lined_duct,
+    "cubes": cubes,
+    "planted-block": planted_block,
 }

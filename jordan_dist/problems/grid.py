@@ -54,6 +54,25 @@ def five_point(w: np.ndarray, s: np.ndarray, extra: Callable[[np.ndarray, np.nda
     return rows
 
 
+def seven_point(w: float, m: int, sign: float) -> Rows:
+    """sign * w * (6 on the diagonal, -1 beside it in i, j and k), on a cube of m cells per side with Dirichlet walls; the unknown of
+    the cell (i, j, k) is (i m + j) m + k."""
+
+    def rows(start: int, stop: int) -> scipy.sparse.csr_array:
+        index, row = np.arange(start, stop), np.arange(stop - start)
+        entries = [(row, index, np.full(stop - start, 6 * sign * w))]
+        for step in (m * m, m, 1):
+            along = index // step % m
+            for there, offset in ((along > 0, -step), (along < m - 1, step)):
+                entries.append((row[there], index[there] + offset, np.full(there.sum(), -sign * w)))
+        r, c, v = (np.concatenate(part) for part in zip(*entries, strict=True))
+        out = scipy.sparse.csr_array((v, (r, c)), shape=(stop - start, m**3))
+        out.sort_indices()
+        return out
+
+    return rows
+
+
 def inside(i: np.ndarray, j: np.ndarray, columns: tuple[int, int], lines: tuple[int, int], refine: int) -> np.ndarray:
     """1.0 in the rectangle of the cells columns[0]..columns[1] in i and lines[0]..lines[1] in j (both inclusive, of the unrefined
     grid)."""

@@ -1,4 +1,4 @@
-"""Two dielectric resonators in open space, detuned by a complex permittivity.
+"""Pairs of dielectric resonators: two in open space, and two cubes in a box.
 
 -[d/dx (s_y / s_x) d/dx + d/dy (s_x / s_y) d/dy] u = omega^2 (s_x s_y eps) u with a perfectly matched layer (complex stretching s)
 on each side: a generalized, complex symmetric pencil, lambda = omega^2.
@@ -7,9 +7,10 @@ on each side: a generalized, complex symmetric pencil, lambda = omega^2.
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse
 
 from jordan_dist.problems import CELLS, Problem
-from jordan_dist.problems.grid import diagonal, five_point, inside
+from jordan_dist.problems.grid import diagonal, five_point, inside, seven_point
 
 LAYER = 0.5  # thickness of the absorbing layer
 STRENGTH = -4 * np.log(1e-10) / (2 * LAYER)
@@ -48,4 +49,46 @@ def resonators(refine: int = 1) -> Problem:
         dA=(None,),
         B0=diagonal(lambda i, j: s[i] * s[j] * eps(i, j), m),
         dB=(diagonal(lambda i, j: s[i] * s[j] * detuning(i, j), m),),
+    )
+
+
+CUBE_CELLS = 20  # per side of the box
+CUBES = ((3, 8), (11, 16))  # the cells of the two cubes in i; in j and k both have those of ACROSS
+ACROSS = (7, 12)
+
+
+def cubes(refine: int = 1) -> Problem:
+    """Two cubes with gain and loss in a closed box, in three dimensions: -laplacian u = omega^2 eps u with eps = 12 -+ i gamma in the
+    cubes and 1 around them, u = 0 on the walls. PT-symmetric, so that the exceptional point lies at a real gamma."""
+    m, h = CUBE_CELLS * refine, 0.1 / refine
+
+    def chi(i, jk, cube):
+        j, k = np.divmod(jk, m)
+        return inside(i, j, CUBES[cube], ACROSS, refine) * inside(i, k, CUBES[cube], ACROSS, refine)
+
+    def permittivity(values):
+        """The diagonal matrix of a function of the first cube's chi and the second's."""
+
+        def rows(start, stop):
+            i, jk = np.divmod(np.arange(start, stop), m * m)
+            d = values(chi(i, jk, 0), chi(i, jk, 1))
+            mine = np.flatnonzero(d)
+            return scipy.sparse.csr_array((d[mine], (mine, mine + start)), shape=(stop - start, m**3))
+
+        return rows
+
+    return Problem(
+        name="cubes",
+        title="Two coupled dielectric cubes in a box, in three dimensions, with balanced gain and loss",
+        cells=m,
+        dimensions=3,
+        target=1.9,
+        size=2,
+        parameter_names=("gamma",),
+        start=(3.0,),
+        nearby=(3.24,),
+        A0=seven_point(h**-2, m, 1.0),
+        dA=(None,),
+        B0=permittivity(lambda first, second: 1 + 11 * (first + second)),
+        dB=(permittivity(lambda first, second: 1j * (second - first)),),
     )

@@ -124,6 +124,36 @@ def test_biorthogonal_gauge(plant):
     assert max(chain.chain_residuals) < 100 * EPS
 
 
+@pytest.mark.parametrize(("k", "symmetric"), [(2, False), (2, True), (3, False)])
+def test_resolvent_is_the_inverse_but_for_a_bounded_term(plant, k, symmetric):
+    planted = plant(k=k, symmetric=symmetric)
+    chain = jordan_chain(planted.A0, planted.B0, target=TARGET, size=k)
+    sources = np.random.default_rng(5).standard_normal((80, 3))
+    distances = np.array([1e-1, 3e-2, 1e-2])  # nearer, rounding errors are amplified by distance^-k
+    sizes, rest = [], []
+    for t in distances:
+        z = planted.eigenvalue + t
+        exact = np.linalg.solve(planted.A0 - z * planted.B0, sources)
+        found = chain.resolvent(z, sources)
+        assert found[:, 0] == pytest.approx(chain.resolvent(z, sources[:, 0]), rel=1e-12)
+        sizes.append(np.linalg.norm(exact))
+        rest.append(np.linalg.norm(found - exact))
+    assert slope(distances, sizes) == pytest.approx(-k, abs=0.15)
+    assert rest == pytest.approx([rest[0]] * 3, rel=0.2)
+
+
+def test_resolvent_needs_a_chain_a_source_and_another_point(plant):
+    planted = plant()
+    chain = jordan_chain(planted.A0, planted.B0, target=TARGET)
+    with pytest.raises(ValueError, match="pole at the eigenvalue"):
+        chain.resolvent(chain.eigenvalue, np.ones(80))
+    with pytest.raises(ValueError, match="the 80 rows of the chain"):
+        chain.resolvent(2.0, np.ones(79))
+    ordinary = jordan_chain(np.diag([1.0, 1.5, 4.0, 5.0, 6.0, 7.0]), target=1.2)
+    with pytest.raises(ValueError, match="no Jordan chain: the verdict is not-defective"):
+        ordinary.resolvent(2.0, np.ones(6))
+
+
 def test_shift_on_the_eigenvalue_and_next_to_it(plant):
     planted = plant()
     for offset in (0.0, 1e-13, 1e-8, 1e-3):

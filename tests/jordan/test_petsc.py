@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from jordan_dist import AffineFamily, NotConvergedError, find_exceptional_point, io, jordan_chain
+from jordan_dist import AffineFamily, NotConvergedError, QuadraticPencil, find_exceptional_point, io, jordan_chain
 from jordan_dist.backends import BlockVectors
 from jordan_dist.problems import destroy, problem
 
 pytestmark = pytest.mark.mpi
 TARGET = 0.8 + 0.2j
+MEMBRANE = np.sqrt(8) * 213 * np.sin(np.pi / 426)  # critical damping of the lowest mode of five-point differences
 
 
 @pytest.fixture
@@ -52,6 +53,8 @@ def test_pivot_is_the_first_large_component(block):
         ("waveguides", [0.0051183567223], 35.331376319721),
         ("resonators", [-0.1242688633583 + 0.2747672294421j], 7.604797839043 - 0.208653421906j),
         ("three-waveguides", [0.0072804509204, 0.0002100387072], 35.330739815332),
+        ("damped-membrane", [MEMBRANE], -MEMBRANE),
+        ("planted-block", [0.2 - 0.1j], 0.7 + 0.3j),
     ],
 )
 def test_known_points(world, name, parameters, eigenvalue):
@@ -64,7 +67,7 @@ def test_known_points(world, name, parameters, eigenvalue):
     assert max(ep.chain.chain_residuals) < 1e-11
     assert ep.chain.cost.factorizations == 1
     assert len(set(world.allgather(ep.chain.eigenvalue))) == 1  # the same bits everywhere
-    destroy(family.A0, *family.dA, family.B0, *family.dB, ep.chain.vectors, ep.chain.left_vectors)
+    destroy(family.A0, *family.dA, family.B0, *family.dB, ep.chain.vectors, ep.chain.left_vectors, ep.chain.original_vectors)
 
 
 @pytest.mark.slow
@@ -119,6 +122,95 @@ def test_distributed_matrices_agree_with_scipy(world, plant):
     assert W == pytest.approx(alone.left_vectors[start:stop], abs=1e-10)
     assert np.abs(mats[0].norm() - np.linalg.norm(A)) < 1e-10  # the user's matrices are as they were
     destroy(*mats, together.vectors, together.left_vectors)
+
+
+@pytest.fixture
+def distributed(world):
+    """Makes PETSc matrices of dense ones, and frees them."""
+    from jordan_dist.backends.petsc import matrix_from_rows, owned_rows
+
+    made = []
+
+    def make(M):
+        start, stop = owned_rows(len(M), world)
+        made.append(matrix_from_rows(scipy.sparse.csr_array(M[start:stop]), len(M), world))
+        return made[-1]
+
+    yield make
+    destroy(*made)
+
+
+def test_resolvent_of_distributed_vectors(world, plant, distributed):
+    planted = plant()
+    mats = [distributed(planted.A0), distributed(planted.B0)]
+    alone, together = jordan_chain(planted.A0, planted.B0, target=TARGET), jordan_chain(*mats, target=TARGET)
+    sources = np.random.default_rng(5).standard_normal((80, 2)) + 0j
+    source, right = mats[0].createVecs("left"), together.vectors.duplicate()
+    start, stop = source.getOwnershipRange()
+    source.setArray(sources[start:stop, 0])
+    right.getDenseArray()[:] = sources[start:stop]
+    z = planted.eigenvalue + 1e-2
+    expected = alone.resolvent(z, sources)[start:stop]
+    one, two = together.resolvent(z, source), together.resolvent(z, right)
+    assert one.getArray() == pytest.approx(expected[:, 0], rel=1e-9)
+    assert two.getDenseArray() == pytest.approx(expected, rel=1e-9)
+    replicated = jordan_chain(planted.A0, planted.B0, target=TARGET, comm=world)
+    assert replicated.resolvent(z, sources)[start:stop] == pytest.approx(expected, rel=1e-9)
+    destroy(source, right, one, two, together.vectors, together.left_vectors)
+
+
+def test_accuracy_of_distributed_vectors(world, plant, distributed):
+    planted = plant()
+    A, B = planted.at(1e-4)
+    mats = [distributed(A), distributed(B)]
+    alone, together = jordan_chain(A, B, target=TARGET), jordan_chain(*mats, target=TARGET)
+    expected, found = alone.forward_bounds(A, B), together.forward_bounds(*mats)
+    assert found.separation == pytest.approx(expected.separation, rel=0.05)
+    assert (found.eigenvalue, *found.vectors) == pytest.approx((expected.eigenvalue, *expected.vectors), rel=0.05)
+    E = together.backward_perturbation(*mats)
+    assert E.norm == pytest.approx(alone.backward_perturbation(A, B).norm, rel=1e-6)
+    x = mats[0].createVecs("left")
+    X, start, _ = io.local_block(together.vectors)
+    x.setArray(X[:, 1])
+    Ex, residual = E.times(x), mats[0].createVecs("left")
+    mats[0].mult(x, residual)
+    whole = np.concatenate(world.allgather(X))
+    mine = slice(start, start + len(X))
+    relation = residual.getArray() + Ex.getArray() - (B @ (together.eigenvalue * whole[:, 1] + whole[:, 0]))[mine]
+    assert np.linalg.norm(relation) < 1e-12 * np.linalg.norm(A, 2) * np.linalg.norm(whole[:, 1])
+    destroy(x, Ex, residual, E.U, E.V, together.vectors, together.left_vectors)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_quadratic_pencils_agree_with_scipy(world, plant, distributed, symmetric):
+    """Mass, damping and stiffness that have nothing to do with each other: an ordinary pair, but the same one everywhere; and a
+    critically damped mode."""
+    rng = np.random.default_rng(6)
+    diagonals = (np.ones(30), np.full(30, 0.3), np.concatenate([[1.0, 1.2], np.arange(9.0, 37.0)]))
+    general = [np.diag(d) + 0.03 * rng.standard_normal((30, 30)) for d in diagonals]
+    damped = [np.eye(30), 3 * np.eye(30), np.diag([2.25, *np.arange(5.0, 34.0)]) + np.diag([0.0, *np.full(28, 0.3)], 1)]
+    if symmetric:
+        general, damped = ([M + M.T for M in three] for three in (general, damped))
+    for matrices, target in ((general, -0.1 + 1.1j), (damped, -1.6)):
+        alone = jordan_chain(QuadraticPencil(*matrices), target=target)
+        whole = jordan_chain(QuadraticPencil(*matrices), target=target, comm=world)
+        parts = jordan_chain(QuadraticPencil(*(distributed(M) for M in matrices)), target=target)
+        assert alone.verdict == whole.verdict == parts.verdict == ("block" if matrices is damped else "not-defective")
+        assert whole.eigenvalue == pytest.approx(alone.eigenvalue, abs=1e-11)
+        assert parts.eigenvalue == pytest.approx(alone.eigenvalue, abs=1e-11)
+        original, start, n = io.local_block(parts.original_vectors)
+        X = io.local_block(parts.vectors)[0]
+        stop = start + len(original)
+        assert (n, len(X)) == (30, 2 * len(original))
+        assert np.array_equal(X[: stop - start], original)
+        if alone.verdict == "block":
+            assert abs(alone.eigenvalue + 1.5) < 1e-11
+            assert whole.vectors == pytest.approx(alone.vectors, abs=1e-10)
+            assert whole.left_vectors == pytest.approx(alone.left_vectors, abs=1e-10)
+            assert whole.original_vectors == pytest.approx(alone.original_vectors, abs=1e-10)
+            assert original == pytest.approx(alone.original_vectors[start:stop], abs=1e-10)
+            assert X[stop - start :] == pytest.approx(alone.vectors[30 + start : 30 + stop], abs=1e-10)
+        destroy(parts.vectors, parts.left_vectors, parts.original_vectors)
 
 
 def test_planted_point_of_a_general_pencil(world, plant):

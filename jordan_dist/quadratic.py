@@ -1,0 +1,169 @@
+"""Quadratic eigenproblems (l^2 mass + l damping + stiffness) x = 0 as pencils of twice the size that are never formed.
+
+With y = [x; l x] the problem is the companion pencil
+
+    [     0         I    ]         [ I   0   ]
+    [ -stiffness  -damping ] y = l [ 0  mass ] y
+
+Its matrices, its derivatives and A - sigma B all have the form [[a I, b I], [P, Q]], of which only P and Q are kept, as sums of
+the user's matrices. A solve eliminates the second half of y: what is factorized is P - (a/b) Q, of the size of the problem, and
+that is -(stiffness + sigma damping + sigma^2 mass) for A - sigma B. A left eigenvector is [(damping + l mass)^H u; u] with
+u^H (l^2 mass + l damping + stiffness) = 0.
+
+Every rank holds its rows of x above its rows of l x, so that a block has 2 n_local local rows, and the arithmetic of blocks is that
+of the problem's own backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jordan_dist.backends import Backend, BlockVectors, Factor, backend_for
+from jordan_dist.pencil import Pencil, Sum, apply_sum, equals_transpose
+
+
+@dataclass(frozen=True)
+class QuadraticPencil:
+    """lambda^2 mass + lambda damping + stiffness, in the place of A in `jordan_chain` and `find_exceptional_point` (without B).
+
+    The matrices are n x n and of one kind (numpy, scipy sparse or PETSc); None is zero. Derivatives by the parameters, `dA`, are
+    QuadraticPencils too. The vectors of a chain then are those of the linearized problem, [x; lambda x + the x before in the
+    chain], of length 2 n, in which they are a chain in the gauge asked for; `JordanChain.original_vectors` has the x alone, where
+    a Jordan vector may be zero or a multiple of the eigenvector. Numpy vectors hold all of x first; of a dense PETSc matrix the
+    rows of every rank are its rows of x and then those of the rest.
+
+    The forced problem (z^2 mass + z damping + stiffness) x = f is the first half of (A - z B) y = [0; -f].
+    """
+
+    mass: Any = None
+    damping: Any = None
+    stiffness: Any = None
+
+    @property
+    def parts(self) -> tuple[Any, Any, Any]:
+        return self.mass, self.damping, self.stiffness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Companion:
+    """[[a I, b I], [P, Q]]; an empty sum is zero."""
+
+    a: complex
+    b: complex
+    P: Sum
+    Q: Sum
+    symmetric: bool
+    """Whether P and Q equal their transposes."""
+
+
+class CompanionBackend(BlockVectors):
+    """The linearized problem over the backend of the user's matrices, `base`."""
+
+    def __init__(self, base: Backend):
+        super().__init__(2 * base.n, 2 * base.start, 2 * base.stop, base.comm)
+        self.base, self.cost = base, base.cost
+
+    @classmethod
+    def around(cls, A: QuadraticPencil, comm: Any = None) -> CompanionBackend:
+        if A.mass is None or A.stiffness is None:
+            raise ValueError("a QuadraticPencil needs a mass and a stiffness matrix; only its damping may be left out")
+        return cls(backend_for(A.stiffness, comm))
+
+    def parts(self, x: np.ndarray) -> list[np.ndarray]:
+        return np.split(x, 2)
+
+    def random_block(self, k: int, seed: int = 20170419) -> np.ndarray:
+        return np.vstack([self.base.random_block(k, seed), self.base.random_block(k, seed + 1)])
+
+    def matrix(self, A: Any, name: str) -> Companion:
+        if not isinstance(A, Companion):
+            raise ValueError(f"{name} must be a QuadraticPencil, as A is one, not {type(A).__name__}")
+        return A
+
+    def product(self, A: Companion, X: np.ndarray) -> np.ndarray:
+        top, bottom = np.split(X, 2)
+        return np.vstack([A.a * top + A.b * bottom, self._below(A.P, top) + self._below(A.Q, bottom)])
+
+    def adjoint_product(self, A: Companion, X: np.ndarray) -> np.ndarray:
+        top, bottom = np.split(X, 2)
+        return np.vstack(
+            [
+                np.conj(A.a) * top + self._below(A.P, bottom, adjoint=True),
+                np.conj(A.b) * top + self._below(A.Q, bottom, adjoint=True),
+            ]
+        )
+
+    def _below(self, terms: Sum, X: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
+        return apply_sum(self.base, terms, X, adjoint=adjoint) if terms else np.zeros_like(X)
+
+    def matrix_norm(self, A: Companion) -> float:
+        return max(abs(A.a) + abs(A.b), sum(abs(c) * self.base.matrix_norm(D) for c, D in (*A.P, *A.Q)))
+
+    def factor(self, terms: list[tuple[complex, Companion]], *, symmetric: bool) -> CompanionFactor:
+        a, b = sum(c * A.a for c, A in terms), sum(c * A.b for c, A in terms)
+        P, Q = ([(c * d, D) for c, A in terms for d, D in part(A)] for part in (lambda A: A.P, lambda A: A.Q))
+        assert b != 0, "A - sigma B has the identity in its upper right corner"
+        return CompanionFactor(self, Companion(a=a, b=b, P=P, Q=Q, symmetric=all(A.symmetric for _, A in terms)))
+
+    def export(self, X: np.ndarray) -> Any:
+        if self.base.replicated:
+            return np.vstack([self.base.export(half) for half in np.split(X, 2)])
+        return self.base.export(X)
+
+    def original(self, X: np.ndarray) -> Any:
+        return self.base.export(np.split(X, 2)[0])
+
+    def destroy(self) -> None:
+        self.base.destroy()
+
+
+class CompanionFactor:
+    """Solves with [[a I, b I], [P, Q]] from a factorization of P - (a/b) Q."""
+
+    def __init__(self, backend: CompanionBackend, matrix: Companion):
+        self.backend, self.matrix, self.ratio = backend, matrix, matrix.a / matrix.b
+        terms = [*matrix.P, *((-self.ratio * c, D) for c, D in matrix.Q)]
+        self.inner: Factor = backend.base.factor(terms, symmetric=matrix.symmetric)
+
+    def solve(self, R: np.ndarray) -> np.ndarray:
+        top, bottom = np.split(R, 2)
+        b = self.matrix.b
+        x = self.inner.solve(bottom - self.backend._below(self.matrix.Q, top) / b)
+        return np.asfortranarray(np.vstack([x, (top - self.matrix.a * x) / b]))
+
+    def solve_adjoint(self, R: np.ndarray) -> np.ndarray:
+        top, bottom = np.split(R, 2)
+        right = top - np.conj(self.ratio) * bottom
+        # the factors of a matrix that equals its transpose serve both ways, in one block
+        w = self.inner.solve(right.conj()).conj() if self.matrix.symmetric else self.inner.solve_adjoint(right)
+        below = self.backend._below(self.matrix.Q, w, adjoint=True)
+        return np.asfortranarray(np.vstack([(bottom - below) / np.conj(self.matrix.b), w]))
+
+    def destroy(self) -> None:
+        self.inner.destroy()
+
+
+def linearized(backend: CompanionBackend, A: QuadraticPencil, dA: list[QuadraticPencil | None]) -> Pencil:
+    """The companion pencil with its derivatives."""
+
+    def matrices(Q: QuadraticPencil, name: str, one: float) -> tuple[Companion, Companion]:
+        """What Q contributes to A and to B."""
+        mass, damping, stiffness = (
+            [] if D is None else [(1.0, backend.base.matrix(D, f"{part} of {name}"))]
+            for part, D in zip(("mass", "damping", "stiffness"), Q.parts, strict=True)
+        )
+        symmetric = all(equals_transpose(backend.base, D) for _, D in (*mass, *damping, *stiffness))
+        common = {"symmetric": symmetric}
+        A_part = Companion(a=0.0, b=one, P=[(-c, D) for c, D in stiffness], Q=[(-c, D) for c, D in damping], **common)
+        return A_part, Companion(a=one, b=0.0, P=[], Q=mass, **common)
+
+    pairs = []
+    for i, D in enumerate(dA):
+        if D is not None and not isinstance(D, QuadraticPencil):
+            raise ValueError(f"dA[{i}] must be a QuadraticPencil, as A is one, not {type(D).__name__}")
+        pairs.append(matrices(D or QuadraticPencil(), f"dA[{i}]", 0.0))
+    here = matrices(A, "A", 1.0)
+    return Pencil(backend, [(1.0, here[0])], [(1.0, here[1])], [[(1.0, a)] for a, _ in pairs], [[(1.0, b)] for _, b in pairs])
