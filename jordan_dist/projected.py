@@ -34,7 +34,9 @@ class NearestDefective:
     @property
     def shift(self) -> np.ndarray:
         """(k, k): ones where a column of `chain` follows the one before it, so that (M0 - eigenvalue) C = C shift."""
-        return scipy.linalg.block_diag(*(np.eye(size, k=1) for size in segre(self.weyr)))
+        shift, starts = np.eye(len(self.Q), k=1), np.cumsum(segre(self.weyr))[:-1]
+        shift[starts - 1, starts] = 0
+        return shift
 
     def chain(self) -> np.ndarray:
         """Columns c_0, c_1, ..: (M0 - eigenvalue) c_0 = 0, (M0 - eigenvalue) c_i = c_{i-1}, ||c_0|| = 1. Several blocks follow each
