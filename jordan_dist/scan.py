@@ -27,7 +27,7 @@ NEAR = 0.3  # of its distance to the next eigenvalue: how far one may move from 
 SHORTEST = 1e-11  # of the window: nearer samples do not tell more
 DEEPEST = 20  # divisions of the window
 EVEN = 2  # divisions of a window of two real parameters where nothing is found: there zeros of opposite sign cancel
-TRIES = 4  # points missing from a cell that are searched before the cell is divided
+TRIES = 2  # points missing from a cell that are searched before the cell is divided
 # Where a cell is cut; the next one is for an exceptional point on the line.
 CUTS = (0.5, 0.4763, 0.5391, 0.4517)
 FOLLOWED = 1e-8  # residual of subspaces whose eigenvalues are only compared
