@@ -17,9 +17,9 @@ from jordan_dist.accuracy import ForwardBounds, LowRank
 from jordan_dist.backends import Cost, backend_for
 from jordan_dist.derivative import ep_step, projected_derivatives, subspace_derivative
 from jordan_dist.pencil import Pencil, pencil, settle_symmetry
-from jordan_dist.projected import NearestDefective, nearest_defective, verdict
+from jordan_dist.projected import NearestDefective, nearest_defective, segre, verdict
 from jordan_dist.resolvent import singular_part
-from jordan_dist.subspace import DeflatingPair, deflating_pair
+from jordan_dist.subspace import DeflatingPair, factored_pair
 
 GAUGES = ("unit", "biorthogonal")
 
@@ -29,8 +29,9 @@ class JordanChain:
     """A Jordan chain of size k, or what there is in its place. Blocks are n x k of the kind that the user brought, complex128.
 
     In the verdict `block` the columns of `vectors` are x0, j1, .., j_{k-1} with (A - l B) x0 = 0 and (A - l B) j_i = B j_{i-1}
-    for the nearest defective pencil; in every other verdict they are an orthonormal basis of the deflating subspace, since no
-    Jordan vector exists there, and `chain_residuals` is empty.
+    for the nearest defective pencil; in the verdict `blocks` they are such chains one after another, of the sizes `blocks`. In the
+    other verdicts they are an orthonormal basis of the deflating subspace, since no Jordan vector exists there, and
+    `chain_residuals` is empty.
     """
 
     eigenvalue: complex
@@ -71,6 +72,11 @@ class JordanChain:
     cost: Cost = field(repr=False)
 
     @property
+    def blocks(self) -> tuple[int, ...]:
+        """The sizes of the Jordan blocks, descending; empty if not defective."""
+        return segre(self.weyr)
+
+    @property
     def eigenvector(self) -> np.ndarray:
         """x0 alone, of an n x k array. ValueError unless there is a chain."""
         return self._column(0)
@@ -109,6 +115,8 @@ class JordanChain:
         return accuracy.forward_bounds(self, A, B, perturbation)
 
     def _require_chain(self) -> None:
+        if self.verdict == "blocks":
+            raise ValueError(f"there are several Jordan chains, of the sizes {self.blocks}: `vectors` holds them one after another")
         if self.verdict != "block":
             raise ValueError(f"there is no Jordan chain: the verdict is {self.verdict}, and `vectors` spans the deflating subspace")
 
@@ -153,8 +161,7 @@ def jordan_chain(
         settle_symmetry(problem, symmetric)
         check_gauge(gauge, problem, size)
         sigma = complex(target)
-        factor = problem.factor(sigma)
-        pair = deflating_pair(problem, factor, sigma, size)
+        factor, pair = factored_pair(problem, sigma, size)
         near = nearest_defective(pair.M)
         kind = classify(pair, near, perturbation)
         if problem.dA and kind[0] == "block":
@@ -215,7 +222,10 @@ def assemble_chain(
     backend, X, Y, M = problem.backend, pair.X, pair.Y, pair.M
     k = len(M)
     eigenvalue = near.eigenvalue
-    if kind[0] == "block":
+    chained = kind[0] in ("block", "blocks")
+    if kind[0] == "blocks":
+        near = nearest_defective(M, kind[1])
+    if chained:
         C = near.chain()
         x0 = X @ C[:, 0]
         pivot = backend.pivot(x0)
@@ -233,8 +243,8 @@ def assemble_chain(
     residual = problem.times_A(X) - BX @ M
     backward_error = _norm2(backend, shift) + _norm2(backend, residual)
     chain_residuals = ()
-    if kind[0] == "block":
-        previous = np.hstack([np.zeros_like(BV[:, :1]), BV[:, :-1]])
+    if chained:
+        previous = BV @ near.shift
         out = AV - eigenvalue * BV - previous - shift @ C
         column = [np.sqrt(backend.sum(np.sum(np.abs(Z) ** 2, axis=0))) for Z in (out, AV, eigenvalue * BV, previous)]
         chain_residuals = tuple(float(r) for r in column[0] / (column[1] + column[2] + column[3]))

@@ -1,7 +1,8 @@
 """The command jordan-dist, alone or under mpirun.
 
-Exit status: 0 done, 1 no trustworthy answer (the reason is on standard error), 2 arguments or set-up that cannot work, 130
-Ctrl-C. Under mpirun only rank 0 speaks, except that a rank which fails unexpectedly says why and ends all of them.
+Exit status: 0 done, 1 `verify` measured something else than it must, 2 arguments, input or set-up that cannot work, 3 no
+trustworthy answer (the reason is on standard error), 130 Ctrl-C. Under mpirun only rank 0 speaks, except that a rank which fails
+unexpectedly says why and ends all of them.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import scipy
 
-from jordan_dist import io, problems
+from jordan_dist import io, problems, verify
 from jordan_dist.backends import MissingExtraError
 from jordan_dist.chain import JordanChain, jordan_chain
 from jordan_dist.exceptional import ExceptionalPoint, find_exceptional_point
+from jordan_dist.matrices import read_matrix
+from jordan_dist.pencil import AffineFamily
+from jordan_dist.scan import scan_exceptional_points
 from jordan_dist.subspace import NotConvergedError
 
 log = logging.getLogger("jordan_dist")
@@ -35,6 +40,13 @@ examples:
   jordan-dist example waveguides --ep --out runs/waveguides
   mpirun -n 2 jordan-dist example resonators --ep --out runs/resonators
   jordan-dist example resonators --parameters=-0.1243+0.2748i --out runs/chain
+  mpirun -n 2 jordan-dist chain A.mtx --B B.mtx --target 7.6-0.2i --out runs/mine
+  jordan-dist ep A0.npz --dA A1.npz --start 0.1+0.2i --target 7.6-0.2i --out runs/point
+  jordan-dist scan A0.npy --dA A1.npy --window=-1-1i:1+1i --out runs/all
+  jordan-dist scan resonators --window=-0.2-0.4i:0.2+0.4i --out runs/both
+  jordan-dist verify --out runs/verify
+
+Matrices are read from Matrix Market (.mtx, .mtx.gz), scipy sparse (.npz), numpy (.npy) and PETSc binary files (any other name).
 
 The direct solver takes PETSc options with the prefix jordan_ from the environment, for example
 PETSC_OPTIONS="-jordan_mat_mumps_icntl_14 200".
@@ -64,10 +76,69 @@ def parser() -> argparse.ArgumentParser:
     example.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
     example.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
     example.set_defaults(run=run_example)
+    chain = commands.add_parser(
+        "chain", help="the Jordan chain of your matrices", description="The Jordan chain of A - lambda B.", **shared
+    )
+    _matrices(chain, "A", derivatives="derivatives by the parameters, one file each: the chain is then of second order")
+    _wanted(chain)
+    _run_folder(chain, run_chain)
+    ep = commands.add_parser("ep", help="the exceptional point of your family", description="The exceptional point near --start.", **shared)
+    _matrices(ep, "A0", derivatives="A1, A2, .. of A0 + sum p_i A_i, one file per parameter")
+    _wanted(ep)
+    ep.add_argument("--start", required=True, metavar="P[,P..]", help="parameters; if all are real they stay real")
+    ep.add_argument("--window", metavar="P:P", help="two corners; a search that leaves the window ends with status 3")
+    _run_folder(ep, run_ep)
+    scan = commands.add_parser(
+        "scan",
+        help="all exceptional points in a window",
+        description="All exceptional points of two eigenvalues in a window of one complex or two real parameters.",
+        **shared,
+    )
+    _matrices(scan, "A0", derivatives="A1, A2, .. of A0 + sum p_i A_i, one file per parameter", example=True)
+    scan.add_argument("--window", required=True, metavar="P:P", help="lower left and upper right corner, such as -1-1i:1+1i or 0,0:1,2")
+    scan.add_argument("--target", metavar="Z", help="near the eigenvalues that merge; without it all pairs, of order up to 200")
+    scan.add_argument("--group", type=int, default=2, metavar="M", help="how many eigenvalues nearest the target to follow (default 2)")
+    scan.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for scan.json")
+    scan.add_argument("--overwrite", action="store_true", help="replace the scan that --out holds")
+    scan.add_argument("--json", action="store_true", help="print scan.json as the last line of standard output")
+    scan.set_defaults(run=run_scan)
+    check = commands.add_parser(
+        "verify",
+        help="measure the errors on pencils with known chains",
+        description="Solves dense pencils with planted Jordan blocks and prints how the errors fall with the distance from the "
+        "defective pencil. Exit status 1 if a slope or an error is not what it must be.",
+        **shared,
+    )
+    check.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for verify.json and the figure")
+    check.add_argument("--overwrite", action="store_true", help="replace the measurement that --out holds")
+    check.add_argument("--json", action="store_true", help="print verify.json as the last line of standard output")
+    check.set_defaults(run=run_verify)
     report = commands.add_parser("report", help="write the page of a run again", description="Writes report.html of a run.", **shared)
     report.add_argument("folder", type=Path, metavar="DIR", help="the --out of an example")
     report.set_defaults(run=run_report)
     return top
+
+
+def _matrices(command: argparse.ArgumentParser, first: str, *, derivatives: str, example: bool = False) -> None:
+    """The arguments that name files of matrices."""
+    other = f", or a built-in problem: {', '.join(problems.PROBLEMS)}" if example else ""
+    command.add_argument("A", metavar=first, help=f"file with the matrix {first}{other}")
+    command.add_argument("--B", metavar="FILE", help="the matrix B; without it the identity")
+    command.add_argument("--dA", nargs="+", default=[], metavar="FILE", help=f"{derivatives}; `none` where zero")
+    command.add_argument("--dB", nargs="+", default=[], metavar="FILE", help="the same of B")
+
+
+def _wanted(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--target", required=True, metavar="Z", help="near the eigenvalues, such as 7.6-0.2i")
+    command.add_argument("--size", type=int, default=2, metavar="K", help="of the Jordan block (default 2)")
+
+
+def _run_folder(command: argparse.ArgumentParser, run: Any) -> None:
+    command.add_argument("--format", choices=["npy", "petsc"], default="npy", help="of the chain: chain.npy or chain.petsc")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for result.json, the chain and the report")
+    command.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    command.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
+    command.set_defaults(run=run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,9 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         comm = _world()
         rank = comm.rank if comm is not None else 0
-        if rank == 0:
-            log.addHandler(progress)
-            log.setLevel(logging.INFO)
+        if rank != 0:
+            progress = logging.NullHandler()  # without any handler warnings would still be printed
+        log.addHandler(progress)
+        log.setLevel(logging.INFO)
         return args.run(args, comm)
     except SystemExit as done:  # --help
         return int(done.code or 0)
@@ -91,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NotConvergedError as error:
         if rank == 0:
             print(f"{io.PROGRAM}: not converged: {error}", file=sys.stderr)
-        return 1
+        return 3
     except KeyboardInterrupt:
         if comm is not None and comm.size > 1:
             comm.Abort(130)
@@ -131,21 +203,51 @@ def _world() -> Any:
 def _joined(argv: Sequence[str]) -> list[str]:
     """`--parameters -0.1+0.3i` as one word: argparse takes a complex number with a sign for an option."""
     words = list(argv)
-    for i in reversed([i for i, word in enumerate(words[:-1]) if word == "--parameters"]):
-        words[i : i + 2] = [f"--parameters={words[i + 1]}"]
+    for i in reversed([i for i, word in enumerate(words[:-1]) if word in ("--parameters", "--start", "--target", "--window")]):
+        words[i : i + 2] = [f"{words[i]}={words[i + 1]}"]
     return words
 
 
-def _parameters(text: str, problem: problems.Problem) -> tuple[complex, ...]:
+def _numbers(text: str, flag: str) -> tuple[complex, ...]:
     """Real numbers stay real: a search then stays on the real line."""
     try:
         values = [complex(part.strip().replace("i", "j")) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--parameters {text!r}: numbers separated by commas are needed, such as 0.0051 or -0.12+0.27i") from None
+        raise UsageError(f"{flag} {text!r}: numbers separated by commas are needed, such as 0.0051 or -0.12+0.27i") from None
+    return tuple(values) if any(v.imag for v in values) else tuple(v.real for v in values)
+
+
+def _parameters(text: str, problem: problems.Problem) -> tuple[complex, ...]:
+    values = _numbers(text, "--parameters")
     if len(values) != len(problem.parameter_names) or not np.isfinite(values).all():
         names = ", ".join(problem.parameter_names)
         raise UsageError(f"--parameters {text!r}: {problem.name} has {len(problem.parameter_names)} finite parameter(s): {names}")
-    return tuple(values) if any(v.imag for v in values) else tuple(v.real for v in values)
+    return values
+
+
+def _window(text: str) -> tuple[tuple[complex, ...], ...]:
+    corners = text.split(":")
+    if len(corners) != 2:
+        raise UsageError(f"--window {text!r}: two corners with a colon between them are needed, such as -1-1i:1+1i or 0,0:1,2")
+    return tuple(_numbers(corner, "--window") for corner in corners)
+
+
+def _one_number(text: str, flag: str) -> complex:
+    values = _numbers(text, flag)
+    if len(values) != 1 or not np.isfinite(values[0]):
+        raise UsageError(f"{flag} {text!r}: one finite number is needed, such as 7.6-0.2i")
+    return complex(values[0])
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """A ValueError about what the user brought, raised on all ranks alike, as a UsageError."""
+    try:
+        yield
+    except np.linalg.LinAlgError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _agreed(comm: Any, check: Any, *arguments: Any) -> None:
@@ -163,24 +265,144 @@ def _agreed(comm: Any, check: Any, *arguments: Any) -> None:
 
 def run_example(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
-    try:
+    with _refusing():
         problem = problems.problem(args.name, args.refine)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     parameters = _parameters(args.parameters, problem) if args.parameters else (problem.start if args.ep else problem.nearby)
     _agreed(comm, io.check_folder, args.out, args.overwrite)
-    ranks = comm.size if comm is not None else 1
-    log.info("%s: n = %d, %s on %d process(es)", problem.title, problem.n, "scipy" if comm is None else "PETSc", ranks)
+    log.info("%s: n = %d, %s", problem.title, problem.n, _where(comm))
 
     chain, point, assembly = _solve(problem, parameters, comm, search=args.ep)
+    about = {"name": problem.name, "title": problem.title, "n": problem.n, "cells": problem.cells, "target": complex(problem.target)}
+    return _finish(args, about | {"parameter_names": problem.parameter_names, "start": parameters}, chain, point, assembly, begun, comm)
+
+
+def run_chain(args: argparse.Namespace, comm: Any) -> int:
+    begun = time.perf_counter()
+    target = _one_number(args.target, "--target")
+    A, B, dA, dB, assembly = _read(args, comm)
+    _agreed(comm, io.check_folder, args.out, args.overwrite)
+    with _refusing():
+        chain = jordan_chain(A, B, target=target, size=args.size, dA=dA, dB=dB)
+    count = max(len(dA), len(dB))
+    about = _about(args, chain, count) | {"target": target, "start": [0.0] * count}
+    problems.destroy(A, B, *dA, *dB)
+    return _finish(args, about, chain, None, assembly, begun, comm)
+
+
+def run_ep(args: argparse.Namespace, comm: Any) -> int:
+    begun = time.perf_counter()
+    target, start = _one_number(args.target, "--target"), _numbers(args.start, "--start")
+    window = None if args.window is None else _window(args.window)
+    A, B, dA, dB, assembly = _read(args, comm)
+    _agreed(comm, io.check_folder, args.out, args.overwrite)
+    with _refusing():
+        family = AffineFamily(A, dA, B, dB)
+        point = find_exceptional_point(family, start, target=target, size=args.size, window=window)
+    about = _about(args, point.chain, family.parameters) | {"target": target, "start": start}
+    problems.destroy(A, B, *dA, *dB)
+    return _finish(args, about, point.chain, point, assembly, begun, comm)
+
+
+def run_scan(args: argparse.Namespace, comm: Any) -> int:
+    begun = time.perf_counter()
+    window, group = _window(args.window), args.group
+    target = None if args.target is None else _one_number(args.target, "--target")
+    if args.A in problems.PROBLEMS:
+        if args.B or args.dA or args.dB:
+            raise UsageError(f"{args.A} is a built-in problem and brings its own matrices: leave out --B, --dA and --dB")
+        problem = problems.problem(args.A)
+        family, target = problem.family(comm), problem.target if target is None else target
+    else:
+        # every rank follows all eigenvalues of a small pencil by itself
+        A, B, dA, dB, _ = _read(args, None if target is None else comm)
+        with _refusing():
+            family = AffineFamily(A, dA, B, dB)
+    _agreed(comm, io.check_folder, args.out, args.overwrite, io.SCAN_FILES)
+    with _refusing():
+        scan = scan_exceptional_points(family, window, target=target, group=group)
+    points = [
+        {
+            "parameters": point.parameters,
+            "eigenvalue": point.chain.eigenvalue,
+            "loop": point.loop,
+            "subspace_residual": point.chain.subspace_residual,
+            "chain_residuals": point.chain.chain_residuals,
+            "backward_error": point.chain.backward_error,
+            "puiseux": point.chain.puiseux,
+        }
+        for point in scan.points
+    ]
+    result = {
+        "program": io.PROGRAM,
+        "mode": "scan",
+        "name": args.A,
+        "window": window,
+        "target": target,
+        "group": None if target is None else group,
+        "count": scan.count,
+        "complete": scan.complete,
+        "points": points,
+        "unresolved": scan.unresolved,
+        "failed": scan.failed,
+        "seconds": {"total": time.perf_counter() - begun},
+        "versions": _versions(comm),
+    }
+    for point in scan.points:
+        problems.destroy(point.chain.vectors, point.chain.left_vectors, point.chain.original_vectors)
+    problems.destroy(family.A0, *family.dA, family.B0, *family.dB)
+    if comm is None or comm.rank == 0:
+        for point in scan.points:
+            p = ", ".join(format(complex(v) if np.iscomplexobj(v) else float(v), ".12g") for v in point.parameters)
+            swap = "its two eigenvalues swap around it" if point.loop else "no loop certifies it"
+            print(f"{p}: eigenvalue {point.chain.eigenvalue:.12g}, {swap}")
+        for where in scan.unresolved:
+            log.warning("zeros of the discriminant near %s that are no point found here", where)
+        io.write_json(args.out / io.SCAN_FILES[0], result)
+        print(args.out / io.SCAN_FILES[0])
+        if args.json:
+            print(json.dumps(io.jsonable(result)), flush=True)
+    return 0
+
+
+def _where(comm: Any) -> str:
+    return f"{'scipy' if comm is None else 'PETSc'} on {1 if comm is None else comm.size} process(es)"
+
+
+def _read(args: argparse.Namespace, comm: Any) -> tuple[Any, Any, list[Any], list[Any], float]:
+    """A, B, dA, dB and the seconds that reading took."""
+    begun = time.perf_counter()
+    with _refusing():
+        A = read_matrix(args.A, comm)
+        B = None if args.B is None else read_matrix(args.B, comm)
+        dA, dB = ([None if name == "none" else read_matrix(name, comm) for name in names] for names in (args.dA, args.dB))
+    seconds = time.perf_counter() - begun
+    log.info("read in %.2f s, %s", seconds, _where(comm))
+    return A, B, dA, dB, seconds
+
+
+def _about(args: argparse.Namespace, chain: JordanChain, count: int) -> dict[str, Any]:
+    names = [f"p{i + 1}" for i in range(count)]
+    return {"name": args.A, "title": args.A, "n": io.local_block(chain.vectors)[2], "cells": None, "parameter_names": names}
+
+
+def _finish(
+    args: argparse.Namespace,
+    about: dict[str, Any],
+    chain: JordanChain,
+    point: ExceptionalPoint | None,
+    assembly: float,
+    begun: float,
+    comm: Any,
+) -> int:
+    """Writes the run and says where it is."""
     seconds = {
         "assembly": assembly,
         "factor": chain.cost.factor_seconds,
         "solve": chain.cost.solve_seconds,
         "total": time.perf_counter() - begun,
     }
-    result = _result(problem, parameters, chain, point, comm) | {"seconds": seconds}
-    io.publish(args.out, result, _fields(chain), problem.cells, comm)
+    result = _result(about, chain, point, comm) | {"seconds": seconds}
+    io.publish(args.out, result, _fields(chain), about["cells"], comm, petsc=getattr(args, "format", "npy") == "petsc")
     problems.destroy(chain.vectors, chain.left_vectors, chain.original_vectors)
     if comm is None or comm.rank == 0:
         log.info("eigenvalue %s, verdict %s, %.1f s", format(chain.eigenvalue, ".12g"), chain.verdict, seconds["total"])
@@ -217,32 +439,20 @@ def _fields(chain: JordanChain) -> Any:
     return chain.vectors if chain.original_vectors is None else chain.original_vectors
 
 
-def _result(
-    problem: problems.Problem, parameters: Sequence[complex], chain: JordanChain, point: ExceptionalPoint | None, comm: Any
-) -> dict[str, Any]:
+def _result(about: dict[str, Any], chain: JordanChain, point: ExceptionalPoint | None, comm: Any) -> dict[str, Any]:
     X = io.local_block(_fields(chain))[0]
     squares = np.sum(np.abs(X) ** 2, axis=0)
     # ru_maxrss is in KiB on Linux, in bytes on macOS
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
     if comm is not None:
-        from jordan_dist.backends import petsc
-
         squares, memory = comm.allreduce(squares), comm.allreduce(memory)
-        versions |= petsc.versions()
     result = {
         "program": io.PROGRAM,
-        "name": problem.name,
-        "title": problem.title,
         "mode": "chain" if point is None else "exceptional point",
-        "n": problem.n,
-        "cells": problem.cells,
+        **about,
         "ranks": 1 if comm is None else comm.size,
         "backend": "scipy" if comm is None else "petsc",
-        "target": complex(problem.target),
-        "parameter_names": problem.parameter_names,
-        "start": parameters,
-        "parameters": parameters if point is None else point.parameters,
+        "parameters": about["start"] if point is None else point.parameters,
         "eigenvalue": chain.eigenvalue,
         "verdict": chain.verdict,
         "weyr": chain.weyr,
@@ -259,11 +469,20 @@ def _result(
         "factorizations": chain.cost.factorizations,
         "solves": chain.cost.solves,
         "peak_memory_bytes": memory,
-        "versions": versions,
+        "versions": _versions(comm),
     }
     if point is not None:
         result["history"] = [vars(step) for step in point.history]
     return result
+
+
+def _versions(comm: Any) -> dict[str, str]:
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
+    if comm is None:
+        return versions
+    from jordan_dist.backends import petsc
+
+    return versions | petsc.versions()
 
 
 def _write_page(folder: Path) -> None:
@@ -273,6 +492,39 @@ def _write_page(folder: Path) -> None:
         log.info("report: %s", report.write_page(folder))
     except MissingExtraError as error:
         log.info("no report: %s", error)
+
+
+def run_verify(args: argparse.Namespace, comm: Any) -> int:
+    _agreed(comm, io.check_folder, args.out, args.overwrite, io.VERIFY_FILES)
+    begun = time.perf_counter()
+    comm = comm if comm is not None and comm.size > 1 else None  # small dense pencils: LAPACK is the library for them on one process
+    cases = verify.verify(comm=comm)
+    passed = all(case.passed for case in cases)
+    result = {
+        "program": io.PROGRAM,
+        "mode": "verify",
+        "ranks": 1 if comm is None else comm.size,
+        "backend": "scipy" if comm is None else "petsc",
+        "tolerance": verify.TOLERANCE,
+        "floor": verify.FLOOR,
+        "passed": passed,
+        "cases": [vars(case) | {"name": case.name, "passed": case.passed} for case in cases],
+        "seconds": {"total": time.perf_counter() - begun},
+        "versions": _versions(comm),
+    }
+    if comm is None or comm.rank == 0:
+        for name in io.VERIFY_FILES:
+            (args.out / name).unlink(missing_ok=True)
+        try:
+            verify.draw(cases, *(args.out / name for name in io.VERIFY_FILES[1:]))
+        except MissingExtraError as error:
+            log.info("no figure: %s", error)
+        io.write_json(args.out / io.VERIFY_FILES[0], result)
+        print(verify.table(cases))
+        print(args.out / io.VERIFY_FILES[0])
+        if args.json:
+            print(json.dumps(io.jsonable(result)), flush=True)
+    return 0 if passed else 1
 
 
 def run_report(args: argparse.Namespace, comm: Any) -> int:

@@ -18,7 +18,7 @@ from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, classify
 from jordan_dist.derivative import ep_step, projected_derivatives
 from jordan_dist.pencil import AffineFamily, ParametricPencil, matrices_of, settle_symmetry
 from jordan_dist.projected import nearest_defective
-from jordan_dist.subspace import EPS, DeflatingPair, NotConvergedError, deflating_pair, refine
+from jordan_dist.subspace import EPS, DeflatingPair, NotConvergedError, factored_pair, refine
 
 log = logging.getLogger("jordan_dist")
 
@@ -49,6 +49,34 @@ class ExceptionalPoint:
     """(parameters,), float64 or complex128 as `start`."""
     chain: JordanChain
     history: tuple[SearchStep, ...]
+    loop: float | None = None
+    """After a scan: the half axes, in units of the window's sides, of an ellipse in the parameters around which the two eigenvalues
+    swap and no others do."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The parameters between two opposite corners, by real and imaginary parts; `lower` and `upper` are of shape (parameters,)."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+    @classmethod
+    def between(cls, window: Any) -> Window:
+        try:
+            lower, upper = (np.atleast_1d(np.asarray(corner, dtype=complex)) for corner in window)
+        except (TypeError, ValueError):
+            lower = upper = np.array([])
+        if lower.ndim != 1 or lower.shape != upper.shape or not lower.size or not np.isfinite([lower, upper]).all():
+            raise ValueError(f"window must be two opposite corners, each of one finite number per parameter, not {window!r}")
+        if not (np.all(lower.real <= upper.real) and np.all(lower.imag <= upper.imag) and np.all(lower != upper)):
+            raise ValueError(f"window must run from its lower left to its upper right corner; it is {window!r}")
+        return cls(lower, upper)
+
+    def holds(self, p: np.ndarray) -> bool:
+        p = np.asarray(p, dtype=complex)
+        low, high = p - self.lower, self.upper - p
+        return bool(np.all((low.real >= 0) & (low.imag >= 0) & (high.real >= 0) & (high.imag >= 0)))
 
 
 def find_exceptional_point(
@@ -60,6 +88,7 @@ def find_exceptional_point(
     symmetric: bool | None = None,
     gauge: str = "unit",
     perturbation: float | None = None,
+    window: Any = None,
     comm: Any = None,
 ) -> ExceptionalPoint:
     """The exceptional point of `size` eigenvalues near `target`, from `start`.
@@ -69,19 +98,23 @@ def find_exceptional_point(
     identity; A and dA may be of the kind `QuadraticPencil`, then without B. start: one number per parameter. If all are real the
     parameters stay real; a pencil without a symmetry needs two real parameters for size 2 (or one complex one), in general
     2 (size - 1).
+    window: two opposite corners, each of one number per parameter; a search that leaves it ends.
     The other arguments are those of `jordan_chain`.
 
     Raises ValueError for arguments that do not fit, and NotConvergedError, with the steps in its `history`, when there is no
     exceptional point to be found.
     """
-    p = _parameters(start)
+    p = parameters_of(start)
+    window = None if window is None else Window.between(window)
+    if window is not None and (window.lower.size != p.size or not window.holds(p)):
+        raise ValueError(f"start = {p} is not in the window from {window.lower} to {window.upper}")
     backend = backend_for(matrices_of(family, p)[0], comm)
     search = None
     history: list[SearchStep] = []
     try:
-        search = _Search(ParametricPencil(backend, family, p.size), p, complex(target), size, symmetric, history)
+        search = Search(ParametricPencil(backend, family, p.size), p, complex(target), size, symmetric, history)
         check_gauge(gauge, search.problem, size)
-        pair = search.run()
+        pair = search.run(window)
         near = nearest_defective(pair.M)
         kind = classify(pair, near, perturbation)
         if kind[0] != "block":
@@ -97,14 +130,14 @@ def find_exceptional_point(
         backend.destroy()
 
 
-def _parameters(start: Any) -> np.ndarray:
+def parameters_of(start: Any) -> np.ndarray:
     p = np.atleast_1d(np.asarray(start))
     if p.ndim != 1 or p.size == 0 or not np.issubdtype(p.dtype, np.number) or not np.isfinite(p).all():
         raise ValueError(f"start must be one finite number per parameter, not {start!r}")
     return p.astype(complex if np.iscomplexobj(p) else float)
 
 
-class _Search:
+class Search:
     """The state of a search: parameters, pencil there, subspaces, and the frozen factorization."""
 
     def __init__(self, family: ParametricPencil, p: np.ndarray, target: complex, size: int, symmetric: bool | None, history: list):
@@ -113,17 +146,12 @@ class _Search:
         self.problem = family.at(p)
         settle_symmetry(self.problem, symmetric)
         self.factorizations = 1
-        self.factor = self.problem.factor(target)
-        try:
-            self.pair = deflating_pair(self.problem, self.factor, target, size)
-        except BaseException:
-            self.factor.destroy()
-            raise
+        self.factor, self.pair = factored_pair(self.problem, target, size)
 
     def destroy(self) -> None:
         self.factor.destroy()
 
-    def run(self) -> DeflatingPair:
+    def run(self, window: Window | None = None) -> DeflatingPair:
         """Steps until the next one is down to rounding; returns the pair at the exceptional point."""
         sweeps, previous = 0, np.inf
         for number in range(MAX_STEPS):
@@ -144,10 +172,12 @@ class _Search:
                     )
                 return pair
             self.p, previous = self.p + step.delta, size
-            sweeps = self._follow(LOOSE if number == 0 else 0.0)
+            if window is not None and not window.holds(self.p):
+                raise NotConvergedError(f"step {number} of the search left the window, to {self.p}")
+            sweeps = self.follow(LOOSE if number == 0 else 0.0)
         raise NotConvergedError(f"no exceptional point within {MAX_STEPS} steps; the last one was {size:.1e}")
 
-    def _follow(self, tolerance: float) -> int:
+    def follow(self, tolerance: float) -> int:
         """Carries the subspaces to the present parameters; returns the number of sweeps."""
         was = self.problem
         self.problem = self.family.at(self.p)

@@ -1,5 +1,5 @@
-"""What a run leaves in its folder: result.json, the chain as chain.npy, and pictures of the modes on a coarse grid as
-modes.npz."""
+"""What a run leaves in its folder: result.json, the chain as chain.npy or chain.petsc, and of problems on a grid pictures of the modes
+as modes.npz."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from jordan_dist.matrices import petsc_dense_header
 from jordan_dist.problems import CELLS
 
 PROGRAM = "jordan-dist"
-RESULT, CHAIN, MODES, REPORT = "result.json", "chain.npy", "modes.npz", "report.html"
-FILES = (RESULT, CHAIN, MODES, REPORT)
+RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT = "result.json", "chain.npy", "chain.petsc", "modes.npz", "report.html"
+FILES = (RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT)  # the first says which program wrote the folder
+SCAN_FILES = ("scan.json",)
+VERIFY_FILES = ("verify.json", "verify.png", "verify.svg")
 
 
 def jsonable(value: Any) -> Any:
@@ -32,7 +35,7 @@ def jsonable(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
+def check_folder(folder: Path, overwrite: bool, files: tuple[str, ...] = FILES) -> None:
     """Makes the folder. ValueError if it holds a run, or files of the same names that no run of this program wrote."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: name a folder")
@@ -42,18 +45,18 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"--out {folder} cannot be made: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"--out {folder} is not writable")
-    there = [name for name in FILES if (folder / name).exists()]
+    there = [name for name in files if (folder / name).exists()]
     if not there:
         return
-    if not _is_run(folder):
+    if not _is_run(folder / files[0]):
         raise ValueError(f"--out {folder} holds {', '.join(there)} that no {PROGRAM} run wrote: name another folder")
     if not overwrite:
         raise ValueError(f"--out {folder} holds another run: name another folder, or replace it with --overwrite")
 
 
-def _is_run(folder: Path) -> bool:
+def _is_run(result: Path) -> bool:
     try:
-        return json.loads((folder / RESULT).read_text()).get("program") == PROGRAM
+        return json.loads(result.read_text()).get("program") == PROGRAM
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -65,17 +68,25 @@ def local_block(vectors: Any) -> tuple[np.ndarray, int, int]:
     return vectors.getDenseArray(), vectors.getOwnershipRange()[0], vectors.getSize()[0]
 
 
-def write_chain(path: Path, vectors: Any, comm: Any = None) -> None:
-    """An n x k block as an .npy file of complex128 in Fortran order; every rank writes its rows (collective)."""
+def write_chain(path: Path, vectors: Any, comm: Any = None, *, petsc: bool = False) -> None:
+    """An n x k block as an .npy file of complex128 in Fortran order, or as a dense matrix in PETSc's binary format; every rank writes
+    its rows (collective)."""
     X, start, n = local_block(vectors)
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<c16", "fortran_order": True, "shape": (n, X.shape[1])})
+    k = X.shape[1]
+    if petsc:
+        header = petsc_dense_header(n, k)
+        parts = [(start * k, X.astype(">c16", order="C"))]
+    else:
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": "<c16", "fortran_order": True, "shape": (n, k)})
+        header = head.getvalue()
+        parts = [(j * n + start, X[:, j].astype("<c16", copy=False)) for j in range(k)]
     if comm is None:
-        path.write_bytes(head.getvalue() + X.tobytes(order="F"))
+        path.write_bytes(header + b"".join(part.tobytes() for _, part in parts))
         return
-    from jordan_dist.backends.petsc import write_columns
+    from jordan_dist.backends.petsc import write_parts
 
-    write_columns(str(path), head.getvalue(), X, n, start, comm)
+    write_parts(str(path), header, parts, n * k, comm)
 
 
 def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | None:
@@ -96,21 +107,24 @@ def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | No
     return None if pictures is None else np.sqrt(pictures * (side * width / n)).reshape(-1, side, width)
 
 
-def publish(folder: Path, result: dict[str, Any], vectors: Any, cells: int, comm: Any = None) -> None:
-    """Writes a run (collective). An older run goes first and result.json comes last, so that a folder with one is complete."""
+def publish(folder: Path, result: dict[str, Any], vectors: Any, cells: int | None = None, comm: Any = None, *, petsc: bool = False) -> None:
+    """Writes a run (collective). An older run goes first and result.json comes last, so that a folder with one is complete. Without
+    `cells`, those per side of a grid, there are no pictures."""
     root = comm is None or comm.rank == 0
-    part = folder / f".{CHAIN}.part"
+    chain = PETSC_CHAIN if petsc else CHAIN
+    part = folder / f".{chain}.part"
     if root:
         part.unlink(missing_ok=True)
     if comm is not None:
         comm.Barrier()  # nobody may open the file before the old one is gone
-    write_chain(part, vectors, comm)
-    pictures = mode_pictures(vectors, cells, comm)
+    write_chain(part, vectors, comm, petsc=petsc)
+    pictures = None if cells is None else mode_pictures(vectors, cells, comm)
     if root:
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
-        part.rename(folder / CHAIN)
-        np.savez_compressed(folder / MODES, modes=pictures.astype(np.float32))
+        part.rename(folder / chain)
+        if pictures is not None:
+            np.savez_compressed(folder / MODES, modes=pictures.astype(np.float32))
         write_json(folder / RESULT, result)
     if comm is not None:
         comm.Barrier()  # when this returns on any rank, the run is there
@@ -130,11 +144,15 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def read_result(folder: str | Path) -> dict[str, Any]:
     """result.json of a run. ValueError if the folder holds none."""
     folder = Path(folder)
-    if not _is_run(folder):
+    if not _is_run(folder / RESULT):
         raise ValueError(f"{folder} holds no {PROGRAM} run (no {RESULT} of this program)")
     return json.loads((folder / RESULT).read_text())
 
 
 def load_chain(folder: str | Path) -> tuple[dict[str, Any], np.ndarray]:
     """The result of a run and its vectors, an n x k array that is mapped from the file."""
-    return read_result(folder), np.load(Path(folder) / CHAIN, mmap_mode="r", allow_pickle=False)
+    result, folder = read_result(folder), Path(folder)
+    if (folder / CHAIN).exists():
+        return result, np.load(folder / CHAIN, mmap_mode="r", allow_pickle=False)
+    n, k = np.fromfile(folder / PETSC_CHAIN, ">i4", 4)[1:3]
+    return result, np.memmap(folder / PETSC_CHAIN, ">c16", "r", offset=16, shape=(n, k))

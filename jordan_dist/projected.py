@@ -13,7 +13,8 @@ BLOCK_RATIO = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class NearestDefective:
-    """M0 = eigenvalue I + Q T Q^H with T strictly upper triangular: one Jordan block near M.
+    """M0 = eigenvalue I + Q T Q^H with T strictly upper triangular in blocks: a matrix of one eigenvalue with a given Jordan structure,
+    near M.
 
     For k = 2 it is the nearest one in the Frobenius norm, and `distance` is the smaller singular value of N = M - eigenvalue I;
     for larger k the staircase makes `distance` an upper bound.
@@ -22,6 +23,7 @@ class NearestDefective:
     eigenvalue: complex
     Q: np.ndarray  # (k, k) unitary
     T: np.ndarray  # (k, k)
+    weyr: tuple[int, ...]  # sizes of the blocks of T: the first j of them span the kernel of (M0 - eigenvalue I)^j
     distance: float
     singular_values: np.ndarray  # of N, descending
 
@@ -29,8 +31,18 @@ class NearestDefective:
     def matrix(self) -> np.ndarray:
         return self.eigenvalue * np.eye(len(self.Q)) + self.Q @ self.T @ self.Q.conj().T
 
+    @property
+    def shift(self) -> np.ndarray:
+        """(k, k): ones where a column of `chain` follows the one before it, so that (M0 - eigenvalue) C = C shift."""
+        shift, starts = np.eye(len(self.Q), k=1), np.cumsum(segre(self.weyr))[:-1]
+        shift[starts - 1, starts] = 0
+        return shift
+
     def chain(self) -> np.ndarray:
-        """Columns c_0, c_1, ..: (M0 - eigenvalue) c_0 = 0, (M0 - eigenvalue) c_i = c_{i-1}, ||c_0|| = 1 and c_0^H c_i = 0."""
+        """Columns c_0, c_1, ..: (M0 - eigenvalue) c_0 = 0, (M0 - eigenvalue) c_i = c_{i-1}, ||c_0|| = 1. Several blocks follow each
+        other, the longest chain first; of a single one c_0^H c_i = 0."""
+        if max(self.weyr) > 1:
+            return self.Q @ self._chains()
         k = len(self.Q)
         C = np.zeros((k, k), dtype=complex)
         C[0, 0] = 1
@@ -38,27 +50,52 @@ class NearestDefective:
             C[1:, i] = scipy.linalg.solve_triangular(self.T[:-1, 1:], C[:-1, i - 1])
         return self.Q @ C
 
+    def _chains(self) -> np.ndarray:
+        """From the longest chains down: what the images of longer chains leave free of a step of the staircase starts new ones."""
+        edges = np.concatenate([[0], np.cumsum(self.weyr)])
+        chains: list[list[np.ndarray]] = []
+        for start, stop in zip(edges[-2::-1], edges[:0:-1], strict=True):
+            for chain in chains:
+                chain.append(self.T @ chain[-1])
+            taken = np.array([chain[-1][start:stop] for chain in chains], dtype=complex).reshape(len(chains), stop - start)
+            for free in np.linalg.svd(taken)[2][len(chains) :].conj():
+                top = np.zeros(len(self.T), dtype=complex)
+                top[start:stop] = free
+                chains.append([top])
+        return np.array([x / np.linalg.norm(chain[-1]) for chain in chains for x in reversed(chain)]).T
 
-def nearest_defective(M: np.ndarray) -> NearestDefective:
-    """One Jordan block near M, by a staircase: the right singular vector of the smallest singular value leads each trailing
-    block."""
+
+def nearest_defective(M: np.ndarray, weyr: tuple[int, ...] | None = None) -> NearestDefective:
+    """A matrix near M that is one Jordan block or has the given Weyr characteristic, by a staircase: the right singular vectors of the
+    smallest singular values lead each trailing block."""
     k = len(M)
+    weyr = weyr or (1,) * k
     eigenvalue = complex(np.trace(M) / k)
     N = M - eigenvalue * np.eye(k)
     T, Q = N.astype(complex), np.eye(k, dtype=complex)
-    for i in range(k - 1):
+    strict, i = np.zeros((k, k), dtype=bool), 0
+    for step in weyr:
         V = np.linalg.svd(T[i:, i:])[2].conj().T
         turn = np.eye(k, dtype=complex)
-        turn[i:, i:] = V[:, ::-1]  # any unitary matrix with the last singular vector in front
-        T, Q = turn.conj().T @ T @ turn, Q @ turn
-    strict = np.triu(T, 1)
+        turn[i:, i:] = V[:, ::-1]  # any unitary matrix with the last singular vectors in front
+        if i + step < k:
+            T, Q = turn.conj().T @ T @ turn, Q @ turn
+        strict[i : i + step, i + step :] = True
+        i += step
+    singular_values = np.linalg.svd(N, compute_uv=False)
     return NearestDefective(
         eigenvalue=eigenvalue,
         Q=Q,
-        T=strict,
-        distance=float(np.linalg.norm(T - strict) if k > 2 else np.linalg.norm(N, -2)),
-        singular_values=np.linalg.svd(N, compute_uv=False),
+        T=np.where(strict, T, 0),
+        weyr=tuple(weyr),
+        distance=float(singular_values[1] if weyr == (1, 1) else np.linalg.norm(np.where(strict, 0, T))),
+        singular_values=singular_values,
     )
+
+
+def segre(weyr: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of the Jordan blocks, descending: the partition conjugate to the Weyr characteristic."""
+    return tuple(sum(count > i for count in weyr) for i in range(max(weyr, default=0)))
 
 
 def weyr(N: np.ndarray, tolerance: float) -> tuple[int, ...]:

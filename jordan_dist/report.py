@@ -32,13 +32,16 @@ def sections(folder: str | Path) -> str:
     """The page of a run as an HTML fragment with its pictures inside, for embedding. ValueError if the folder holds no run;
     MissingExtraError without matplotlib."""
     result = io.read_result(folder)
-    with np.load(Path(folder) / io.MODES, allow_pickle=False) as file:
-        modes = file["modes"]
-    Figure = _figure_class()
+    modes = []
+    if (Path(folder) / io.MODES).exists():
+        with np.load(Path(folder) / io.MODES, allow_pickle=False) as file:
+            modes = file["modes"]
+    Figure = figure_class()
     parts = [f"<h2>{_text(result['title'])}</h2>", _introduction(result), _facts("The answer", _answer(result))]
     if result["verdict"] == "block":
         parts.append(_facts("Residuals, relative to the size of their terms", _residuals(result)))
-    parts += ["<h3>Modes</h3>", _row([_mode(Figure, modes[i], _mode_caption(result, i)) for i in range(len(modes))])]
+    if len(modes):
+        parts += ["<h3>Modes</h3>", _row([_mode(Figure, modes[i], _mode_caption(result, i)) for i in range(len(modes))])]
     if "history" in result:
         parts += ["<h3>Search</h3>", _row([_convergence(Figure, result), _splitting(Figure, result)])]
     parts.append(_facts("Cost", _cost(result)))
@@ -57,7 +60,7 @@ def write_page(folder: str | Path) -> Path:
     return path
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
     try:
         from matplotlib.figure import Figure  # no pyplot: no display, and no state shared with the caller's figures
     except ImportError as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import scipy.linalg
@@ -26,6 +27,9 @@ log = logging.getLogger("jordan_dist")
 EPS = np.finfo(float).eps
 GUARDS = 2  # columns beyond k in the Krylov blocks: they carry the eigenvalues next to the wanted ones
 MAX_BLOCKS = 12
+# A set of eigenvalues is torn from its neighbours if one is nearer than this part of the set's own diameter, and clear of them if
+# all are further than this multiple of it.
+TORN, CLEAR = 0.1, 2.0
 
 
 class NotConvergedError(RuntimeError):
@@ -33,6 +37,14 @@ class NotConvergedError(RuntimeError):
 
     history: tuple = ()
     """The steps of a search up to there."""
+
+
+class TornClusterError(NotConvergedError):
+    """The eigenvalues nearest the target do not belong together."""
+
+    def __init__(self, message: str, instead: complex | None):
+        super().__init__(message)
+        self.instead = instead  # the mean of as many eigenvalues nearby that stand clear of all others
 
 
 @dataclass
@@ -62,16 +74,38 @@ def start(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> tuple[np.nd
     backend = pencil.backend
     if not 2 <= k <= backend.n:
         raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is {k}")
-    X, theta = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k)
+    X, theta, good = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k)
+    good = sigma + 1 / good[np.abs(good) > 0]
     others = sigma + 1 / theta[np.abs(theta) > 0]
+    check_cluster(good, sigma, k)
     if pencil.symmetric:
         return X, X.conj(), others
-    Y, _ = _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k)
+    Y, _, _ = _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k)
     return X, Y, others
 
 
-def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """An orthonormal basis of the k dominant eigenvalues of the operator, by block Arnoldi, and the other Ritz values.
+def check_cluster(values: np.ndarray, sigma: complex, k: int) -> None:
+    """Raises TornClusterError if the first k of the eigenvalues, which are in the order of their distance from sigma, tear a group of
+    near ones apart."""
+
+    def quality(chosen: tuple[int, ...]) -> float:
+        inside, outside = values[list(chosen)], np.delete(values, chosen)
+        diameter = max(np.abs(inside[:, None] - inside).max(), EPS * np.abs(values).max())
+        return np.abs(inside[:, None] - outside).min() / (diameter or 1.0)
+
+    if values.size <= k or quality(tuple(range(k))) >= TORN:
+        return
+    best = max(combinations(range(values.size), k), key=quality)
+    instead = complex(values[list(best)].mean()) if quality(best) >= CLEAR else None
+    near = ", ".join(format(complex(v), ".6g") for v in values)
+    raise TornClusterError(
+        f"the {k} eigenvalues nearest {sigma:.6g} do not stand clear of the next ({near}): choose another target or size", instead
+    )
+
+
+def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An orthonormal basis of the k dominant eigenvalues of the operator, by block Arnoldi; the other Ritz values; and the first k +
+    GUARDS Ritz values, descending in modulus, as far as they are good approximations.
 
     A Schur form picks the invariant subspace, never eigenvectors: near a Jordan block these are parallel.
     """
@@ -80,29 +114,39 @@ def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarr
     H, below = np.zeros((0, 0), dtype=complex), np.zeros((width, width), dtype=complex)
     while True:
         Z = operator(blocks[-1])
-        column = np.zeros((len(blocks) * width, width), dtype=complex)
+        column = np.zeros((sum(V.shape[1] for V in blocks), blocks[-1].shape[1]), dtype=complex)
         for _ in range(2):  # twice is enough for orthogonality to rounding
             for i, V in enumerate(blocks):
                 C = backend.inner(V, Z)
                 Z = Z - V @ C
                 column[i * width : (i + 1) * width] += C
         Q, R = backend.qr(Z)
-        size = column.shape[0]
+        # of a rank below their width the last columns of Q are rounding errors, and these may lie in the space already
+        Q, again = backend.qr(Q - sum(V @ backend.inner(V, Q) for V in blocks))
+        R = again @ R
+        size, last = column.shape
         grown = np.zeros((size, size), dtype=complex)
-        grown[: size - width, : size - width] = H
-        grown[:, size - width :] = column
+        grown[: size - last, : size - last] = H
+        grown[:, size - last :] = column
         if len(blocks) > 1:
-            grown[size - width :, size - 2 * width : size - width] = below
+            grown[size - last :, size - last - width : size - last] = below[:last]
         H, below = grown, R
+        room = min(width, backend.n - size)
         moduli = np.sort(np.abs(np.linalg.eigvals(H)))[::-1]
+        if moduli[k - 1] <= 1e3 * EPS * moduli[0] and not room:
+            count = int(np.sum(moduli > 1e3 * EPS * moduli[0]))
+            raise NotConvergedError(f"{count} finite eigenvalue(s) found where size asks for {k}: B is singular; choose a smaller size")
         cut = np.sqrt(moduli[k - 1] * moduli[k]) if moduli.size > k else 0.0
         T, U, _ = scipy.linalg.schur(H, output="complex", sort=lambda t, cut=cut: abs(t) >= cut)
-        residual = np.linalg.norm(below @ U[-width:, :k]) / np.linalg.norm(T[:k, :k])
+        residual = np.linalg.norm(below @ U[-last:, :k]) / np.linalg.norm(T[:k, :k])
         log.info("block Krylov space of %d columns: residual %.1e", size, residual)
-        if residual < 1e-7 or len(blocks) == MAX_BLOCKS or size + width > backend.n:
+        if residual < 1e-7 or len(blocks) == MAX_BLOCKS or not room:
             X = sum(V @ U[i * width : (i + 1) * width, :k] for i, V in enumerate(blocks))
-            return np.asfortranarray(X), np.diag(T)[k:]
-        blocks.append(Q)
+            theta, Z = np.linalg.eig(H)
+            order = np.argsort(-np.abs(theta))[: k + GUARDS]
+            good = np.linalg.norm(below @ Z[-last:, order], axis=0) <= 1e-4 * np.abs(theta[order])
+            return np.asfortranarray(X), np.diag(T)[k:], theta[order[good]]
+        blocks.append(Q[:, :room])
 
 
 def refine(
@@ -145,6 +189,26 @@ def refine(
         if not pencil.symmetric:
             Y = backend.qr(Y - factor.solve_adjoint(R_left))[0]
     raise AssertionError("unreachable: the last sweep returns")
+
+
+def factored_pair(pencil: Pencil, sigma: complex, k: int) -> tuple[Factor, DeflatingPair]:
+    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma. If these would tear apart eigenvalues
+    that belong together while k others nearby stand clear, the others are taken, from a factorization at their mean, with a warning.
+    """
+    factor = pencil.factor(sigma)
+    try:
+        try:
+            return factor, deflating_pair(pencil, factor, sigma, k)
+        except TornClusterError as torn:
+            if torn.instead is None:
+                raise
+            log.warning("%s; taking the %d around %s, which do", torn, k, format(torn.instead, ".6g"))
+            factor.destroy()
+            factor = pencil.factor(torn.instead)
+            return factor, deflating_pair(pencil, factor, torn.instead, k)
+    except BaseException:
+        factor.destroy()
+        raise
 
 
 def deflating_pair(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> DeflatingPair:

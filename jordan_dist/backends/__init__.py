@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.sparse import issparse  # `scipy` is the name of a backend here
 
 PETSC_HINT = 'pip install "dynamo-jordan[petsc]"'
 
@@ -232,3 +233,24 @@ def order_of(A: Any, name: str) -> int:
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ValueError(f"{name} must be a square matrix, not one of shape {tuple(shape)}")
     return shape[0]
+
+
+def check_finite(A: Any, name: str, start: int = 0) -> None:
+    """ValueError with the first row of a numpy or scipy matrix that holds something infinite or not a number; its rows count from
+    `start`."""
+    row = bad_row(A)
+    if row is not None:
+        raise ValueError(infinite(name, start + row))
+
+
+def bad_row(A: Any) -> int | None:
+    if not issparse(A):
+        rows = np.flatnonzero(~np.isfinite(A).all(axis=1))
+    else:
+        A = A.tocsr()
+        rows = np.searchsorted(A.indptr, np.flatnonzero(~np.isfinite(A.data))[:1], side="right") - 1
+    return int(rows[0]) if rows.size else None
+
+
+def infinite(name: str, row: int) -> str:
+    return f"{name} has an entry that is infinite or not a number, in row {row} (the first is row 0)"

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from jordan_dist.backends import PETSC_HINT, BlockVectors, MissingExtraError, SingularFactorError, is_petsc, order_of
+from jordan_dist.backends import (
+    PETSC_HINT,
+    BlockVectors,
+    MissingExtraError,
+    SingularFactorError,
+    check_finite,
+    infinite,
+    is_petsc,
+    order_of,
+)
 
 try:
     from mpi4py import MPI  # before PETSc, which then uses the MPI that is already up
@@ -62,16 +71,16 @@ def matrix_from_rows(rows: scipy.sparse.csr_array, n: int, comm: Any) -> PETSc.M
     return mat
 
 
-def write_columns(path: str, header: bytes, X: np.ndarray, n: int, start: int, comm: Any) -> None:
-    """Every rank writes its rows of an n x k block into one file, column after column behind the header (collective, no
-    gather)."""
+def write_parts(path: str, header: bytes, parts: list[tuple[int, np.ndarray]], size: int, comm: Any) -> None:
+    """Every rank writes its parts of an array of `size` complex numbers into one file behind the header (collective, no gather; as
+    many parts on every rank). A part is where it begins, in numbers, and the numbers in the byte order of the file."""
     file = MPI.File.Open(comm, path, MPI.MODE_CREATE | MPI.MODE_WRONLY)
     try:
-        file.Set_size(len(header) + X.shape[1] * n * X.itemsize)
+        file.Set_size(len(header) + size * 16)
         if comm.rank == 0:
             file.Write_at(0, header)
-        for k in range(X.shape[1]):
-            file.Write_at_all(len(header) + (k * n + start) * X.itemsize, np.ascontiguousarray(X[:, k]))
+        for begin, part in parts:
+            file.Write_at_all(len(header) + begin * 16, np.ascontiguousarray(part).view(np.float64))
     finally:
         file.Close()
 
@@ -101,6 +110,7 @@ class PetscBackend(BlockVectors):
         if not is_petsc(A):
             if order_of(A, name) != self.n:
                 raise ValueError(f"{name} is of size {A.shape[0]}, but A is of size {self.n}")
+            check_finite(A, name)
             mat = matrix_from_rows(scipy.sparse.csr_array(scipy.sparse.csr_array(A)[self.start : self.stop]), self.n, self.comm)
             self._made.append(mat)
             return mat
@@ -109,7 +119,16 @@ class PetscBackend(BlockVectors):
         fits = A.getOwnershipRange() == (self.start, self.stop)
         if not self.comm.allreduce(fits, MPI.LAND):
             raise ValueError(f"{name} and A are distributed differently: create them with the same local sizes")
+        self._check_finite(A, name)
         return A
+
+    def _check_finite(self, A: PETSc.Mat, name: str) -> None:
+        if np.isfinite(A.norm(PETSc.NormType.FROBENIUS)):
+            return
+        rows = (row for row in range(self.start, self.stop) if not np.isfinite(A.getRow(row)[1]).all())
+        row = self.comm.allreduce(next(rows, self.n), MPI.MIN)
+        if row < self.n:  # otherwise only the norm overflows
+            raise ValueError(infinite(name, row))
 
     def product(self, A: PETSc.Mat | None, X: np.ndarray) -> np.ndarray:
         return X if A is None else self._by_columns(A, A.mult, X)
@@ -148,7 +167,20 @@ class PetscBackend(BlockVectors):
                 total.axpy(c, A, structure=PETSc.Mat.Structure.DIFFERENT_NONZERO_PATTERN)
         if "aij" not in total.getType():
             total.convert("aij")  # what the sparse direct solvers take
+        if self.comm.size == 1:
+            self._store_diagonal(total)
         return total
+
+    def _store_diagonal(self, A: PETSc.Mat) -> None:
+        """PETSc's own LU refuses a matrix that does not store its whole diagonal, be it of zeros."""
+        indptr, indices, _ = A.getValuesCSR()
+        diagonal = np.arange(self.n, dtype=PETSc.IntType)
+        if np.sum(indices == np.repeat(diagonal, np.diff(indptr))) < self.n:
+            csr = (np.arange(self.n + 1, dtype=PETSc.IntType), diagonal, np.zeros(self.n, dtype=complex))
+            zeros = PETSc.Mat().createAIJ(((self.n, self.n), (self.n, self.n)), csr=csr, comm=self.comm)
+            zeros.assemble()
+            A.axpy(1.0, zeros, structure=PETSc.Mat.Structure.DIFFERENT_NONZERO_PATTERN)
+            zeros.destroy()
 
     def export(self, X: np.ndarray) -> Any:
         """A dense PETSc matrix, or the whole n x k array on every rank if the user brought whole arrays to every rank."""

@@ -9,7 +9,7 @@ import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
-from jordan_dist.backends import BlockVectors, Cost, SingularFactorError, order_of
+from jordan_dist.backends import BlockVectors, Cost, SingularFactorError, check_finite, order_of
 
 
 class ScipyBackend(BlockVectors):
@@ -21,8 +21,7 @@ class ScipyBackend(BlockVectors):
             raise ValueError(f"{name} is of size {A.shape[0]}, but A is of size {self.n}")
         dtype = np.result_type(A.dtype, np.float64)
         A = scipy.sparse.csr_array(A, dtype=dtype) if scipy.sparse.issparse(A) else np.asarray(A, dtype=dtype)
-        if not np.isfinite(A.data if scipy.sparse.issparse(A) else A).all():
-            raise ValueError(f"{name} has entries that are infinite or not a number")
+        check_finite(A, name)
         return A
 
     def product(self, A: Any, X: np.ndarray) -> np.ndarray:

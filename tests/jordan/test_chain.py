@@ -251,7 +251,7 @@ def test_smallest_pencil():
     [
         ({"A": np.ones((3, 4))}, r"A must be a square matrix, not one of shape \(3, 4\)"),
         ({"A": "waveguide"}, "A must be a numpy array, a scipy sparse matrix or a PETSc matrix"),
-        ({"A": np.diag([1.0, np.nan, 2.0])}, "A has entries that are infinite or not a number"),
+        ({"A": np.diag([1.0, np.nan, 2.0])}, "A has an entry that is infinite or not a number, in row 1"),
         ({"B": np.eye(4)}, "B is of size 4, but A is of size 5"),
         ({"size": 1}, "size must be from 2 to the order of the matrices, 5; it is 1"),
         ({"size": 6}, "size must be from 2"),

@@ -231,11 +231,11 @@ def test_files_of_others_are_never_replaced(name, capsys, tmp_path):
     assert (tmp_path / name).read_text() == "{}"
 
 
-def test_no_convergence_is_status_1_with_the_reason(tmp_path, capsys, monkeypatch):
+def test_no_convergence_is_status_3_with_the_reason(tmp_path, capsys, monkeypatch):
     from jordan_dist import cli, subspace
 
     monkeypatch.setattr(subspace, "EPS", 1e-40)  # an accuracy that no iteration reaches
-    assert cli.main(["example", "waveguides", "--ep", "--out", str(tmp_path / "w")]) == 1
+    assert cli.main(["example", "waveguides", "--ep", "--out", str(tmp_path / "w")]) == 3
     assert "not converged: the subspace of the 2 eigenvalues" in capsys.readouterr().err
     assert not (tmp_path / "w" / "result.json").exists()
 
@@ -277,7 +277,7 @@ def test_interrupt_is_status_130(tmp_path):
 
 
 def test_help_has_an_example(capsys):
-    for words in (["--help"], ["example", "--help"], ["report", "--help"]):
+    for words in (["--help"], ["example", "--help"], ["report", "--help"], *([c, "--help"] for c in ("verify", "chain", "ep", "scan"))):
         assert main(words) == 0
         assert "jordan-dist example waveguides --ep --out" in capsys.readouterr().out
 
@@ -285,9 +285,14 @@ def test_help_has_an_example(capsys):
 def test_all_flags():
     commands = next(a for a in parser()._actions if a.dest == "command").choices
     flags = {name: sorted(f for a in p._actions for f in a.option_strings) for name, p in commands.items()}
+    of_files = ["--B", "--dA", "--dB", "--format", "--help", "--json", "--out", "--overwrite", "--size", "--target", "-h"]
     assert flags == {
+        "chain": of_files,
+        "ep": sorted([*of_files, "--start", "--window"]),
         "example": ["--ep", "--help", "--json", "--out", "--overwrite", "--parameters", "--refine", "-h"],
         "report": ["--help", "-h"],
+        "scan": ["--B", "--dA", "--dB", "--group", "--help", "--json", "--out", "--overwrite", "--target", "--window", "-h"],
+        "verify": ["--help", "--json", "--out", "--overwrite", "-h"],
     }
 
 
