@@ -247,7 +247,7 @@ import sys
 from mpi4py import MPI
 from jordan_dist import cli, io
 if MPI.COMM_WORLD.rank == 1:
-    def broken(*_):
+    def broken(*_, **__):
         raise OSError("the disk of rank 1 is full")
     io.write_chain = broken
 sys.exit(cli.main(sys.argv[1:]))
