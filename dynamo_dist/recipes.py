@@ -130,7 +130,7 @@ def imdb_architecture(*, size: str = "small", data: str | None = None) -> Recipe
         # and KL 0.720, 0.888, 0.067 as the defaults have it; with output_steps="all" 0.735, 0.892, 0.065, and with an output weight of 3
         # there 0.719, 0.896, 0.065; with 6 reviews 0.750, 0.896, 0.061.
         "small": MetaModelConfig(
-            dimensions=8, hidden=192, embedding=96, steps=1500, batch=6, learning_rate=5e-3, output_steps="all", output_weight=2.0
+            dimensions=8, hidden=192, embedding=96, steps=3000, batch=6, learning_rate=5e-3, output_steps="all", output_weight=2.0
         ),
         "paper": MetaModelConfig(
             dimensions=16, hidden=512, embedding=256, steps=60_000, batch=32, learning_rate=2e-3, output_steps="all", output_weight=2.0
