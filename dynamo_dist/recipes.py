@@ -111,8 +111,8 @@ def imdb_amount(*, size: str = "small", data: str | None = None) -> Recipe:
 
 
 def _reviews(folder: str, size: str) -> TextTask:
-    short = {"tiny": {"length": 20, "vocabulary": 200}, "small": {}, "paper": {"length": 400, "vocabulary": 20_000}}[size]
-    return TextTask(folder=str(Path(folder).resolve()), classes=2, **short)
+    words = {"tiny": {"length": 20, "vocabulary": 200}, "small": {}, "paper": {"length": 400, "vocabulary": 20_000}}[size]
+    return TextTask(folder=str(Path(folder).resolve()), classes=2, **words)
 
 
 def imdb_architecture(*, size: str = "small", data: str | None = None) -> Recipe:

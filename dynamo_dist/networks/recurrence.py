@@ -36,15 +36,16 @@ def _empty(like: Tensor, time: int, networks: int, batch: int, features: int) ->
     return like.new_empty(time, networks, batch, features)
 
 
-# Numbers of the states of one step above which the networks of a stack go through time in groups, one after the other: what a step writes is
-# in cache still when the next one reads it.
+# On a CPU, numbers of the states of one step above which the networks of a stack go through time in groups, one after the other: what a step
+# writes is in cache still when the next one reads it. A GPU has no such cache to stay in, and every group would be as many launches again.
 _CACHED = 32 * 1024
 
 
 def _in_groups(loop: Callable[..., None], over_time: Sequence[Tensor], of_network: Sequence[Tensor]) -> None:
     """Call `loop` with the tensors (T, M, B, F) and (M, ...) of a few networks at a time. The last of the latter are states (M, B, H)."""
-    networks, batch, hidden = of_network[-1].shape
-    size = max(1, _CACHED // (batch * hidden))
+    states = of_network[-1]
+    networks, batch, hidden = states.shape
+    size = max(1, _CACHED // (batch * hidden)) if states.device.type == "cpu" else networks
     for first in range(0, networks, size):
         group = slice(first, first + size)
         loop(*(tensor[:, group] for tensor in over_time), *(tensor[group] for tensor in of_network))

@@ -63,6 +63,15 @@ def test_networks_in_groups_give_the_bits_of_all_at_once(monkeypatch):
         assert all(torch.equal(*same) for same in zip(*results, strict=True)), cell
 
 
+@pytest.mark.parametrize(("device", "calls"), [("cpu", [2, 2, 1]), ("meta", [5])])  # meta: any device but a CPU
+def test_groups_are_for_the_caches_of_a_cpu(monkeypatch, device, calls):
+    monkeypatch.setattr(recurrence, "_CACHED", 2 * 4 * 3)
+    seen = []
+    states, over_time = torch.zeros(5, 4, 3, device=device), torch.zeros(6, 5, 4, 3, device=device)
+    recurrence._in_groups(lambda x, h: seen.append((x.shape[1], len(h))), (over_time,), (states,))
+    assert seen == [(count, count) for count in calls]
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("vocabulary", [9, 400, None])  # fewer words than positions, and more: two ways to the input part; no words
