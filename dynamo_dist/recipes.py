@@ -170,10 +170,11 @@ def attractors(*, size: str = "small", data: str | None = None) -> Recipe:
     # Vanilla RNNs integrate over 50 steps only after long training: in context 79 % after 12 epochs, 98 % after 36.
     each, epochs, long = {"tiny": (1, 2, 2), "small": (1, 12, 36), "paper": (10, 12, 36)}[size]
     meta = {
-        "tiny": MetaModelConfig(dimensions=6, steps=60, unlike_tasks="pad"),
-        "small": MetaModelConfig(dimensions=6, steps=1500, unlike_tasks="pad"),
-        "paper": MetaModelConfig(dimensions=12, hidden=256, steps=20_000, unlike_tasks="pad"),
+        "tiny": MetaModelConfig(dimensions=6, steps=60),
+        "small": MetaModelConfig(dimensions=6, steps=1500),
+        "paper": MetaModelConfig(dimensions=12, hidden=256, steps=20_000),
     }[size]
+    meta = dataclasses.replace(meta, unlike_tasks="pad", conditioning="film", mix_states=True)
 
     def group(task: str, cell: str, hidden: int) -> Group:
         return Group(

@@ -113,22 +113,32 @@ class SignalsTask(_MadeTask):
     """Six computations on the same signals: flip-flops of 1, 2 and 3 bits, 3-class integration, a sine, context-dependent integration."""
 
     steps: int = 50
-    # Probability of a pulse, on each of the three channels at each step.
-    pulse: float = 0.1
+    # Share of these, the last ones, without pulses: what is remembered must last.
+    silence: float = 0.4
+    # Probability of a pulse, on each of the three channels at each of the other steps.
+    pulse: float = 0.15
     # Cycles per step of the sine, between these two.
     lowest: float = 0.02
     highest: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.pulse <= 1 or not 0 < self.lowest < self.highest < 0.5:
+        shares = 0 <= self.silence < 1 and 0 < self.pulse <= 1
+        if self.steps < 1 or not shares or not 0 < self.lowest < self.highest < 0.5:
             raise InputError(
-                f"SignalsTask: steps={self.steps}, pulse={self.pulse}, lowest={self.lowest}, highest={self.highest}: "
-                "expected at least 1 step, a probability in (0, 1], and 0 < lowest < highest < 0.5 cycles per step"
+                f"SignalsTask: steps={self.steps}, silence={self.silence}, pulse={self.pulse}, lowest={self.lowest}, "
+                f"highest={self.highest}: expected at least 1 step, a share in [0, 1), a probability in (0, 1], and 0 < lowest < highest < "
+                "0.5 cycles per step"
             )
-        if self.steps * self.pulse < 1:
+        if self.loud * self.pulse < 1:
             raise InputError(
-                f"SignalsTask: steps={self.steps}, pulse={self.pulse}: expected a pulse on every channel, or too few decide a class"
+                f"SignalsTask: steps={self.steps}, silence={self.silence}, pulse={self.pulse}: expected a pulse on every channel, or too "
+                "few decide a class"
             )
+
+    @property
+    def loud(self) -> int:
+        """Steps that may have pulses, the first ones."""
+        return self.steps - round(self.silence * self.steps)
 
 
 def make_flip_flop(task: FlipFlopTask) -> Dataset:
@@ -216,8 +226,8 @@ def make_class_integration(task: ClassIntegrationTask) -> Dataset:
 
 
 def make_signals(task: SignalsTask) -> Dataset:
-    """Inputs float32 (N, T, 5): three channels of pulses, 1 or -1 and otherwise 0; two constants, the pitch in -1 .. 1 and the context,
-    -1 or 1. Targets by the name of the computation:
+    """Inputs float32 (N, T, 5): three channels of pulses, 1 or -1 and otherwise 0, none in the last steps; two constants, the pitch in
+    -1 .. 1 and the context, -1 or 1. Targets by the name of the computation:
 
         1-bit flip-flop, 2-bit, 3-bit   (N, T, 3): the last pulse on each of the first channels, NaN before the first; 0 for the others, which
                                         are not to be remembered: who remembers three does not do what one does who remembers one
@@ -230,12 +240,12 @@ def make_signals(task: SignalsTask) -> Dataset:
     """
 
     def part(rng: np.random.Generator, count: int) -> Examples:
-        pulses = np.empty((count, task.steps, 3))
+        pulses = np.zeros((count, task.steps, 3))
         pitch, context = rng.uniform(-1, 1, size=count), rng.choice([-1.0, 1.0], size=count)
         named = (context < 0).astype(np.int64)
         open_ = np.arange(count)
         while open_.size:
-            pulses[open_] = _pulses(rng, (open_.size, task.steps, 3), task.pulse)
+            pulses[open_, : task.loud] = _pulses(rng, (open_.size, task.loud, 3), task.pulse)
             sums = pulses.sum(axis=1)
             ordered = np.sort(sums, axis=1)
             open_ = np.flatnonzero((ordered[:, -1] == ordered[:, -2]) | (sums[np.arange(count), named] == 0))

@@ -38,6 +38,7 @@ from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
 from dynamo_dist.networks import Stacked
 from dynamo_dist.networks.imported import one_line
+from dynamo_dist.networks.recurrence import Mixing
 
 FORMAT = 1
 WAYS = ("auto", "recompute", "cache")
@@ -56,8 +57,9 @@ Given = tuple[Tensor | list[Tensor], Tensor]
 class Activations(Protocol):
     """What every stack gives on examples of the meta part."""
 
-    def __call__(self, index_B: Tensor, part: Examples) -> list[Given]:
-        """Trajectory and outputs per stack on the examples at `index_B`, int64 (B,); `part` is `examples.select(index_B)`.
+    def __call__(self, index_B: Tensor, part: Examples, mixing: Mixing | None = None) -> list[Given]:
+        """Trajectory and outputs per stack on the examples at `index_B`, int64 (B,); `part` is `examples.select(index_B)`, and `mixing` says
+        how the states of these are mixed.
 
         In the form of `Stacked.__call__`: trajectories of recurrent networks are one tensor (T, M, B, H) with the T of `part`, of others
         a list of tensors (M, B, ...), one per stage; outputs are (M, B, C), or (M, B, T, C) at every step. Floats of the stack's type,
@@ -71,8 +73,8 @@ class Recomputed:
     def __init__(self, stacks: Sequence[Stacked]) -> None:
         self.stacks = stacks
 
-    def __call__(self, index_B: Tensor, part: Examples) -> list[Given]:
-        return [_run(networks, part) for networks in self.stacks]
+    def __call__(self, index_B: Tensor, part: Examples, mixing: Mixing | None = None) -> list[Given]:
+        return [_run(networks, part, mixing) for networks in self.stacks]
 
 
 class Cached:
@@ -81,7 +83,8 @@ class Cached:
     def __init__(self, files: Sequence["CacheFile"]) -> None:
         self.files = files
 
-    def __call__(self, index_B: Tensor, part: Examples) -> list[Given]:
+    def __call__(self, index_B: Tensor, part: Examples, mixing: Mixing | None = None) -> list[Given]:
+        assert mixing is None, "refused before anything was cached"
         return [file.read(index_B.tolist(), part.inputs.shape[1]) for file in self.files]
 
 
@@ -181,9 +184,10 @@ def _measured(
 
 
 @torch.no_grad()
-def _run(networks: Stacked, part: Examples) -> Given:
+def _run(networks: Stacked, part: Examples, mixing: Mixing | None = None) -> Given:
     inputs = part.inputs.to(networks.dtype) if part.inputs.is_floating_point() else part.inputs
-    return networks(inputs[None], None if part.lengths_N is None else part.lengths_N[None])
+    how = {} if mixing is None else {"mixing": mixing}
+    return networks(inputs[None], None if part.lengths_N is None else part.lengths_N[None], **how)
 
 
 def _seconds(function: Callable, arguments: Sequence, between: Callable = lambda: None) -> float:

@@ -50,6 +50,10 @@ class MetaModelConfig:
     output_steps: str = "own"
     # What the squared error of real-valued outputs is divided by: the variance of the network's own outputs, or nothing.
     output_scale: str = "variance"
+    # Whether the states of the sequences of a batch are mixed at a random step, of base networks and meta-model alike: the dynamics is
+    # learned between the visited states too, and its stable points are where those of the networks are. Of recurrent networks alone, whose
+    # states are mapped without a bend: then what is mixed stays mapped.
+    mix_states: bool = False
     # First time step that counts in the hidden term.
     burn_in: int = 0
 
@@ -76,6 +80,8 @@ class MetaModelConfig:
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
                 raise InputError(f"MetaModelConfig.{field}={getattr(self, field)!r}: expected one of {', '.join(choices)}")
+        if self.mix_states and self.state_map == "mlp":
+            raise InputError("MetaModelConfig.mix_states=True: mixed states stay mapped under linear and affine state maps, not under mlp")
         for field in ("output_weight", "theta_decay", "burn_in", "patience"):
             if getattr(self, field) < 0:
                 raise InputError(f"MetaModelConfig.{field}={getattr(self, field)}: must not be negative")

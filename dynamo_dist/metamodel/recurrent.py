@@ -115,9 +115,16 @@ class RecurrentDynamics(nn.Module):
             x_TBG = functional.embedding(inputs.T, self.embedding) @ w_FG
         return x_TBG if b_G is None else x_TBG + b_G
 
-    def states(self, theta_MD: Tensor, inputs: Tensor, *, products: torch.dtype | None = None) -> Tensor:
+    def states(
+        self,
+        theta_MD: Tensor,
+        inputs: Tensor,
+        *,
+        products: torch.dtype | None = None,
+        mixing: recurrence.Mixing | None = None,
+    ) -> Tensor:
         """Hidden states (T, M, B, K) for every theta on the same inputs, token ids (B, T) or real values (B, T, I), from the model's own
-        initial state. `products`: a lower precision for the recurrence, for example bfloat16."""
+        initial state. `products`: a lower precision for the recurrence, for example bfloat16; `mixing`: of the states of the sequences."""
         batch, time, networks = *inputs.shape[:2], theta_MD.shape[0]
         hidden = self.hidden
         x_TBG = self._project(inputs, self.w_values if inputs.is_floating_point() else self.w_tokens, self.b_input)
@@ -138,11 +145,13 @@ class RecurrentDynamics(nn.Module):
             candidate = self.b_candidate.expand(networks, 1, hidden)
         stacked, rows = gates.shape[1:3]
         start = self.initial_state.expand(stacked, rows, hidden)
-        if products is None:
-            h = recurrence.gru(gates, w_recurrent, candidate, start)
-        else:
-            h = recurrence.gru(*(part.to(products) for part in (gates, w_recurrent, candidate, start))).to(gates.dtype)
-        return h.view(time, networks, batch, hidden)
+        lower = gates.dtype if products is None else products
+
+        def run(x: Tensor, h0_MBK: Tensor) -> tuple[Tensor]:
+            h = recurrence.gru(*(part.to(lower) for part in (x, w_recurrent, candidate, h0_MBK.reshape(stacked, rows, hidden))))
+            return (h.to(gates.dtype).view(len(x), networks, batch, hidden),)
+
+        return recurrence.mixed(run, gates, (start,), mixing)[0]
 
     def _left(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of `left` for these inputs (E or I, r), for the bias (r,) and for the recurrent weights (K, r)."""
@@ -155,10 +164,17 @@ class RecurrentDynamics(nn.Module):
         return h @ self.w_readout + self.b_readout
 
     def forward(
-        self, theta_MD: Tensor, inputs: Tensor, lengths_B: Tensor | None, *, every_step: bool = False, products: torch.dtype | None = None
+        self,
+        theta_MD: Tensor,
+        inputs: Tensor,
+        lengths_B: Tensor | None,
+        *,
+        every_step: bool = False,
+        products: torch.dtype | None = None,
+        mixing: recurrence.Mixing | None = None,
     ) -> tuple[list[Tensor], Tensor]:
         """The trajectory, one stage (T, M, B, K), and the outputs at the last valid step (M, B, C), or (M, B, T, C) at every step."""
-        h_TMBK = self.states(theta_MD, inputs, products=products)
+        h_TMBK = self.states(theta_MD, inputs, products=products, mixing=mixing)
         if every_step:
             return [h_TMBK], self.readout(h_TMBK.permute(1, 2, 0, 3))
         return [h_TMBK], self.readout(last_state(h_TMBK, lengths_B[None]))

@@ -29,6 +29,7 @@ from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.private import Cohort, Private
 from dynamo_dist.metamodel.recurrent import RecurrentDynamics
 from dynamo_dist.networks import Stacked, StackedRecurrent
+from dynamo_dist.networks.recurrence import Mixing
 from dynamo_dist.population import Population
 from dynamo_dist.population.store import Stack
 from dynamo_dist.population.training import schedule
@@ -110,6 +111,12 @@ def batch_index(config: MetaModelConfig, step: int, data: int, available: int) -
     return torch.from_numpy(rng.choice(available, size=min(config.batch, available), replace=False))
 
 
+def mixing(config: MetaModelConfig, step: int, data: int, *, steps: int, batch: int) -> Mixing:
+    """How the states of the inputs of a step are mixed, drawn as `batch_index` is."""
+    rng = np.random.default_rng([config.seed, 3, step, data])
+    return Mixing(step=int(rng.integers(1, steps)), share_B=torch.from_numpy(rng.random(batch)))
+
+
 def split(config: MetaModelConfig, count: int) -> tuple[Tensor, Tensor]:
     """Indices of the inputs that train, and of those that are held out (the last ones; none for `held_out=0`)."""
     held = min(int(count * config.held_out), HELD_OUT_MOST)
@@ -161,6 +168,15 @@ def asked(config: MetaModelConfig, member: Member) -> Output:
             f"{label}: output_steps='all' asks for answers at every step, which recurrent networks with a known readout give; use 'own'"
         )
     return dataclasses.replace(own, every_step=True)
+
+
+def check_mixing(config: MetaModelConfig, member: Member) -> None:
+    """Raise `InputError` where states are to be mixed and nobody knows how to put a state into these networks."""
+    if config.mix_states and not isinstance(member.stack.networks, StackedRecurrent):
+        raise InputError(
+            f"{member.stack.networks.architecture.label}: mix_states=True puts mixed states into recurrent networks with a known cell; "
+            "leave it out"
+        )
 
 
 def answers(member: Member, output: Output, stages: Sequence[Tensor], outputs: Tensor, networks: Stacked) -> Tensor:
@@ -255,6 +271,7 @@ class Shard:
     def _measure(self, member: Member) -> _Base | None:
         """What the networks' errors are divided by; networks that are not finite are left out."""
         examples, label, output = self.examples[member.data], member.stack.networks.architecture.label, asked(self.config, member)
+        check_mixing(self.config, member)
         networks = member.stack.networks.to(self.device, self.dtype)
         part = examples.select(torch.arange(min(VARIANCE_INPUTS, len(examples)), device=self.device))
         ((result, outputs),) = Recomputed([networks])(torch.empty(0), part)
@@ -341,12 +358,12 @@ class Shard:
             why = why or said
         return how, why
 
-    def losses(self, feed: int, index_B: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, feed: int, index_B: Tensor, mixing: Mixing | None = None) -> tuple[Tensor, Tensor]:
         """Hidden and output term of the networks of a feed on these inputs, two tensors (m,)."""
         of, config = self.feeds[feed], self.config
         part = self.examples[of.data].select(index_B)
         with torch.no_grad():
-            base = self.activations[feed](index_B, part)
+            base = self.activations[feed](index_B, part, mixing)
         meta_stages, meta_outputs = run(
             self.dynamics,
             self.private.theta[of.rows],
@@ -354,6 +371,7 @@ class Shard:
             part.lengths_N,
             every_step=of.every_step,
             products=self.products,
+            **({} if mixing is None else {"mixing": mixing}),
         )
         sequences = part.lengths_N is not None
         mask_R = loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in) if sequences else None
@@ -372,6 +390,12 @@ class Shard:
             )
         return torch.cat(hidden), torch.cat(outputs)
 
+    def _mixing(self, step: int, feed: Feed, index_B: Tensor) -> Mixing | None:
+        if not self.config.mix_states:
+            return None
+        steps = self.examples[feed.data].inputs.shape[1]
+        return mixing(self.config, step, feed.number, steps=steps, batch=len(index_B)) if steps > 1 else None
+
     def backward(self, step: int, group: Group) -> Tensor:
         """Gradients of the population's loss into every `.grad`; returns (loss, hidden, output) of the whole population."""
         for optimiser in self.optimisers:
@@ -382,7 +406,7 @@ class Shard:
             index_B = training[batch_index(self.config, step, feed.number, len(training))].to(self.device)
             if self.split:
                 splitting.last_pass(self.dynamics, number == len(self.feeds) - 1)
-            hidden_m, output_m = self.losses(number, index_B)
+            hidden_m, output_m = self.losses(number, index_B, self._mixing(step, feed, index_B))
             loss_ = (hidden_m + self.config.output_weight * output_m).sum() / self.networks
             (loss_ + splitting.nothing(self.dynamics) if self.split else loss_).backward()
             terms += torch.stack([loss_.detach(), hidden_m.detach().sum() / self.networks, output_m.detach().sum() / self.networks])

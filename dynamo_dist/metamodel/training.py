@@ -60,6 +60,8 @@ class TrainingJob:
         for field, choices in (("precision", PRECISIONS), ("activations", WAYS)):
             if getattr(self, field) not in choices:
                 raise InputError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(choices)}")
+        if self.activations == "cache" and self.config.mix_states:
+            raise InputError("activations='cache': with mix_states=True every step mixes states anew, so none can be kept; leave it out")
 
 
 def partition(population: Population, ids: Sequence[str], config: MetaModelConfig, workers: int) -> list[tuple[str, ...]]:
@@ -185,6 +187,9 @@ def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[st
     known = json.loads(record.read_text()) if record.exists() else {"how": job.activations, "why": None}
     if group.device.type != "cpu" and known["how"] != "recompute":
         known = {"how": "recompute", "why": "base activations recomputed: on a GPU they are not moved there and back"}
+
+    if job.config.mix_states:
+        known = {"how": "recompute", "why": "base activations recomputed: every step mixes their states anew"}
 
     def choose() -> tuple[str, str]:
         return shard.choose_activations(known["how"], Path(job.cache or job.out), job.config.steps)

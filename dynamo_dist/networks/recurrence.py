@@ -8,6 +8,7 @@ Legend: T time, M networks, B batch (rows), H hidden units, G = gates * H. Weigh
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -249,6 +250,25 @@ def prefers_own_layers(cell: str, hidden: int, device: torch.device) -> bool:
     (GRU-64).
     """
     return device.type == "cpu" and cell == "lstm" and hidden >= 128
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Before step `step` (at least 1) every sequence of a batch gets the share `share_B`, float (B,), of the state of the one before it, the
+    first that of the last, and keeps the rest of its own."""
+
+    step: int
+    share_B: Tensor
+
+
+def mixed(run: Callable[..., tuple[Tensor, ...]], x_TMBG: Tensor, start: Sequence[Tensor], mixing: Mixing | None) -> tuple[Tensor, ...]:
+    """The states (T, M, B, H), each kind, of `run(inputs, *start)`, mixed on the way. All states of a network are mixed alike."""
+    if mixing is None or mixing.step >= len(x_TMBG):
+        return run(x_TMBG, *start)
+    first = run(x_TMBG[: mixing.step], *start)
+    share = mixing.share_B.to(x_TMBG)[:, None]
+    again = run(x_TMBG[mixing.step :], *(torch.lerp(h[-1], h[-1].roll(1, dims=1), share) for h in first))
+    return tuple(torch.cat(both) for both in zip(first, again, strict=True))
 
 
 def gru(x_TMB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h0_MBH: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class StackedRecurrent(Stacked):
         g_MRG = torch.baddbmm(bias_M1G, x_MRI, p["w_input"])
         return g_MRG.view(networks, time, batch, -1).transpose(0, 1)
 
-    def states(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def states(self, inputs: Tensor, mixing: recurrence.Mixing | None = None) -> tuple[Tensor, Tensor | None]:
         """Hidden states (T, M, B, H), and of LSTMs the cell states (T, M, B, H); `inputs` as in `__call__`."""
         p, cell, hidden = self.parameters, self.architecture.cell, self.architecture.hidden
         inputs = inputs.expand(self.count, *inputs.shape[1:])
@@ -93,25 +93,36 @@ class StackedRecurrent(Stacked):
             # Of the recurrent biases only the candidate's stands inside the reset gate; the others add to the input part.
             inside = p["b_recurrent"][..., 2 * hidden :]
             outside = functional.pad(p["b_recurrent"][..., : 2 * hidden], (0, hidden))
-            return recurrence.gru(self._inputs(inputs, p["b_input"] + outside), p["w_recurrent"], inside, h0), None
-        x_TMBG = self._inputs(inputs, p["b_input"] + p["b_recurrent"])
-        if cell == "lstm":
-            return recurrence.lstm(x_TMBG, p["w_recurrent"], h0, h0)
-        if cell == "ugrnn":
-            return recurrence.ugrnn(x_TMBG, p["w_recurrent"], h0), None
-        return recurrence.rnn(x_TMBG, p["w_recurrent"], h0, relu=cell == "rnn-relu"), None
+            bias_M1G = p["b_input"] + outside
+        else:
+            bias_M1G = p["b_input"] + p["b_recurrent"]
+
+        def run(x_TMBG: Tensor, *start: Tensor) -> tuple[Tensor, ...]:
+            if cell == "gru":
+                return (recurrence.gru(x_TMBG, p["w_recurrent"], inside, *start),)
+            if cell == "lstm":
+                return recurrence.lstm(x_TMBG, p["w_recurrent"], *start)
+            if cell == "ugrnn":
+                return (recurrence.ugrnn(x_TMBG, p["w_recurrent"], *start),)
+            return (recurrence.rnn(x_TMBG, p["w_recurrent"], *start, relu=cell == "rnn-relu"),)
+
+        start = (h0, h0) if cell == "lstm" else (h0,)
+        found = recurrence.mixed(run, self._inputs(inputs, bias_M1G), start, mixing)
+        return found[0], (found[1] if cell == "lstm" else None)
 
     def readout(self, h: Tensor) -> Tensor:
         """Outputs (M, B, C) of hidden states (M, B, H); (M, B, T, C) of (M, B, T, H)."""
         out = torch.baddbmm(self.parameters["b_readout"], h.flatten(1, -2), self.parameters["w_readout"])
         return out.unflatten(1, h.shape[1:-1])
 
-    def __call__(self, inputs: Tensor, lengths_MB: Tensor | None, *, training: bool = False) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, inputs: Tensor, lengths_MB: Tensor | None, *, training: bool = False, mixing: recurrence.Mixing | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `Stacked.__call__`. The trajectory of LSTMs is [h; c], (T, M, B, 2H); in training h alone."""
         if training and recurrence.prefers_own_layers(self.architecture.cell, self.architecture.hidden, inputs.device):
             h_TMBH, c_TMBH = self._own_layers(inputs.expand(self.count, *inputs.shape[1:])), None
         else:
-            h_TMBH, c_TMBH = self.states(inputs)
+            h_TMBH, c_TMBH = self.states(inputs, mixing)
         every_step = self.architecture.every_step
         outputs = self.readout(h_TMBH.permute(1, 2, 0, 3) if every_step else last_state(h_TMBH, lengths_MB))
         return (h_TMBH if c_TMBH is None or training else torch.cat([h_TMBH, c_TMBH], dim=-1)), outputs

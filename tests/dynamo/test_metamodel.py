@@ -1,6 +1,7 @@
 """The meta-model against torch's GRU and plain numpy; shards against the whole; killed and resumed against undisturbed."""
 
 import dataclasses
+import json
 import threading
 
 import numpy as np
@@ -15,9 +16,9 @@ from dynamo_dist.metamodel import checkpoint, folder, loss
 from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.private import Cohort, Private, StateMap
 from dynamo_dist.metamodel.recurrent import RecurrentDynamics
-from dynamo_dist.metamodel.shard import VARIANCE_INPUTS, Alone, Member, Shard, asked, batch_index, members
+from dynamo_dist.metamodel.shard import VARIANCE_INPUTS, Alone, Member, Shard, asked, batch_index, check_mixing, members, mixing
 from dynamo_dist.metamodel.training import Diverged, TrainingJob, partition, train_shard
-from dynamo_dist.networks import Convolutional, stack_class
+from dynamo_dist.networks import Convolutional, Recurrent, stack_class
 from dynamo_dist.population.store import Stack
 
 CONFIG = MetaModelConfig(dimensions=3, hidden=8, embedding=4, steps=20, batch=6, checkpoint_every=8)
@@ -154,6 +155,31 @@ def test_dynamics_is_torchs_gru_with_the_weights_at_theta(conditioning, inputs):
 
 
 @pytest.mark.parametrize("conditioning", ["concat", "lowrank", "film"])
+def test_states_that_are_mapped_stay_mapped_when_they_are_mixed(conditioning):
+    """A base network that is the meta-model at a theta, in other coordinates: its states are those of the meta-model times Q, always."""
+    ours, K = dynamics(dataclasses.replace(CONFIG, conditioning=conditioning), vocabulary=0, features=5), CONFIG.hidden
+    theta = torch.randn(1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    at, order = ours.weights_at(theta[0]), torch.randperm(K, generator=torch.Generator().manual_seed(1))
+    gates = torch.cat([order + gate * K for gate in range(3)])
+    zeros = torch.zeros(2 * K, dtype=torch.float64)
+    architecture = Recurrent(cell="gru", hidden=K, features=5, outputs=2)
+    base = stack_class(architecture).initial(architecture, [0]).to(torch.float64)
+    base.parameters |= {
+        "w_input": at.w_values[:, gates][None],
+        "b_input": at.b_input[gates][None, None],
+        "w_recurrent": at.w_recurrent[order][:, gates][None],
+        "b_recurrent": torch.cat([zeros, at.b_candidate])[gates][None, None],
+    }
+    x = torch.randn(4, 9, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    lengths, how = torch.full((4,), 9), mixing(CONFIG, 3, 0, steps=9, batch=4)
+    assert 1 <= how.step < 9 and how.share_B.shape == (4,) and how.share_B.unique().numel() == 4
+    (states_TMBK,), _ = ours(theta, x, lengths, mixing=how)
+    base_TMBH, _ = base(x[None], lengths[None], mixing=how)
+    assert torch.allclose(states_TMBK[..., order], base_TMBH, rtol=0, atol=1e-13)
+    assert not torch.allclose(states_TMBK[how.step], ours(theta, x, lengths)[0][0][how.step], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "lowrank", "film"])
 def test_theta_moves_from_zero_in_every_conditioning(conditioning):
     ours = dynamics(dataclasses.replace(CONFIG, conditioning=conditioning))
     theta = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
@@ -233,16 +259,18 @@ def test_padding_does_not_count():
     assert loss.valid_steps(torch.tensor([3, 1]), 4, burn_in=1).view(4, 2).sum() == 2
 
 
+@pytest.mark.parametrize("mix_states", [False, True])
 @pytest.mark.parametrize("workers", [2, 4])  # 4 workers for 6 networks: unequal shards
-def test_shards_have_the_gradient_of_the_whole(population, workers):
-    whole = shard_of(population, population.network_ids, CONFIG)
+def test_shards_have_the_gradient_of_the_whole(population, workers, mix_states):
+    config = dataclasses.replace(CONFIG, mix_states=mix_states)
+    whole = shard_of(population, population.network_ids, config)
     torch.nn.init.constant_(whole.private.theta, 0.3)
     whole_terms = whole.backward(0, Alone())
     shards = partition(population, population.network_ids, CONFIG, workers)
     assert sorted(id for ids in shards for id in ids) == sorted(population.network_ids)
 
     def work(group):
-        shard = shard_of(population, shards[group.rank], CONFIG)
+        shard = shard_of(population, shards[group.rank], config)
         torch.nn.init.constant_(shard.private.theta, 0.3)
         return shard, shard.backward(0, group)
 
@@ -297,6 +325,16 @@ def checkpoint_record(out):
     from dynamo_dist.metamodel.training import PROGRESS
 
     return read_lines(out / PROGRESS)
+
+
+def test_states_that_are_mixed_anew_are_not_read_from_a_cache(population, tmp_path):
+    config = dataclasses.replace(CONFIG, mix_states=True)
+    folder.prepare(tmp_path, population, config)
+    job_ = {"population": str(population.path), "out": str(tmp_path), "config": config}
+    with pytest.raises(InputError, match="activations='cache': with mix_states=True every step mixes states anew"):
+        TrainingJob(**job_, activations="cache")
+    train_shard(TrainingJob(**job_), group=Alone())
+    assert any("recomputed: every step mixes their states anew" in note for note in json.loads((tmp_path / folder.NOTES).read_text()))
 
 
 def test_a_run_resumes_on_another_number_of_workers(population, tmp_path):
@@ -420,5 +458,9 @@ def test_wrong_configurations_are_refused_with_the_field(population):
     images = Stack(ids=("a",), networks=stack_class(architecture).initial(architecture, [0]))
     with pytest.raises(InputError, match="output_steps='all' asks for answers at every step"):
         asked(dataclasses.replace(CONFIG, output_steps="all"), Member(data="data", output=Output(kind="classes", size=10), stack=images))
+    with pytest.raises(InputError, match="mix_states=True: mixed states stay mapped under linear and affine state maps, not under mlp"):
+        dataclasses.replace(CONFIG, mix_states=True, state_map="mlp")
+    with pytest.raises(InputError, match="mix_states=True puts mixed states into recurrent networks"):
+        check_mixing(dataclasses.replace(CONFIG, mix_states=True), Member(data="data", output=Output(kind="classes", size=10), stack=images))
     with pytest.raises(InputError, match="7 workers for 6 networks"):
         partition(population, population.network_ids, CONFIG, 7)

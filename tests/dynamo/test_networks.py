@@ -63,6 +63,34 @@ def test_networks_in_groups_give_the_bits_of_all_at_once(monkeypatch):
         assert all(torch.equal(*same) for same in zip(*results, strict=True)), cell
 
 
+def test_mixed_states_go_on_from_the_mixture():
+    share = torch.tensor([0.0, 0.25, 1.0, 0.5], dtype=torch.float64)
+    for cell, (x, *of_network) in cell_inputs(3, 7, batch=4, hidden=5).items():
+        constant, start = of_network[: 2 if cell == "gru" else 1], of_network[2 if cell == "gru" else 1 :]
+
+        def run(name, x, *states, constant=constant):
+            found = getattr(recurrence, name)(x, *constant, *states)
+            return found if isinstance(found, tuple) else (found,)
+
+        mixing = recurrence.Mixing(step=3, share_B=share)
+        fast = recurrence.mixed(lambda x, *states, cell=cell: run(cell, x, *states), x, start, mixing)
+        slow, states = [], start
+        for t in range(7):
+            if t == 3:
+                before = [h[:, [3, 0, 1, 2]] for h in states]
+                states = [(1 - share[:, None]) * h + share[:, None] * other for h, other in zip(states, before, strict=True)]
+            states = [h[0] for h in run(f"{cell}_reference", x[t : t + 1], *states)]
+            slow.append(states)
+        for kind, ours in enumerate(fast):
+            assert torch.allclose(ours, torch.stack([states[kind] for states in slow]), rtol=0, atol=1e-13), cell
+        every = (x, *of_network)
+        expected = torch.autograd.grad(sum(h.square().sum() for states in slow for h in states), every)
+        for ours, theirs in zip(torch.autograd.grad(sum(h.square().sum() for h in fast), every), expected, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12), cell
+        beyond = recurrence.Mixing(step=7, share_B=share)  # a batch of sequences that are all shorter
+        assert torch.equal(recurrence.mixed(lambda x, *states, cell=cell: run(cell, x, *states), x, start, beyond)[0], run(cell, x, *start)[0])
+
+
 @pytest.mark.parametrize(("device", "calls"), [("cpu", [2, 2, 1]), ("meta", [5])])  # meta: any device but a CPU
 def test_groups_are_for_the_caches_of_a_cpu(monkeypatch, device, calls):
     monkeypatch.setattr(recurrence, "_CACHED", 2 * 4 * 3)
