@@ -43,6 +43,9 @@ class MetaModelConfig:
 
     # Weight of the output term of the loss against the hidden term.
     output_weight: float = 1.0
+    # Weight of the conjugacy term: what the meta-model's state holds that the network's does not. Against dynamics beside the network's own
+    # at the same theta, for those who look at fixed points.
+    conjugacy_weight: float = 0.0
     # What the squared hidden error is divided by: H_n * variance of the unit, H_n, or nothing.
     hidden_scale: str = "variance"
     # At which steps outputs are compared: own (where the networks answer) or all (at every valid step, by the networks' own readout, also where
@@ -82,7 +85,7 @@ class MetaModelConfig:
                 raise InputError(f"MetaModelConfig.{field}={getattr(self, field)!r}: expected one of {', '.join(choices)}")
         if self.mix_states and self.state_map == "mlp":
             raise InputError("MetaModelConfig.mix_states=True: mixed states stay mapped under linear and affine state maps, not under mlp")
-        for field in ("output_weight", "theta_decay", "burn_in", "patience"):
+        for field in ("output_weight", "conjugacy_weight", "theta_decay", "burn_in", "patience"):
             if getattr(self, field) < 0:
                 raise InputError(f"MetaModelConfig.{field}={getattr(self, field)}: must not be negative")
         if not 0 <= self.held_out < 1:

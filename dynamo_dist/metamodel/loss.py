@@ -5,6 +5,11 @@
     output  classes: KL(base || meta); values: squared error over the variance of the network's own outputs;
             at the last valid step, or the mean over all valid steps where networks answer at every step or `output_steps` is "all"
 
+and, our addition, mu * conjugacy term, which is off by default: V h~ = h makes the meta-model's dynamics at theta at least as rich as the
+network's; where h gives h~ back, it is the same (a conjugacy), and has its fixed points and no others.
+
+    conjugacy  share of the variance of h~ that no affine function of h gives; of several stages the mean
+
 A trajectory is a list of stages: of recurrent networks one, (T, M, B, H); of others maps (M, B, H, y, x) or vectors (M, B, H).
 
 Legend: M networks, B batch, T time, R rows, H units or channels, C outputs.
@@ -68,6 +73,27 @@ def hidden_error(mapped_MRH: Tensor, target_MRH: Tensor, scale_M: Tensor, mask_R
     if mask_R is None:
         return square_MR.mean(dim=1) / scale_M
     return square_MR @ (mask_R.to(square_MR.dtype) / mask_R.sum().clamp(min=1)) / scale_M
+
+
+# Of the mean square of a unit: what is added to the normal equations, as units are often nearly dependent.
+_RIDGE = 1e-4
+
+
+def conjugacy_error(meta_MRK: Tensor, base_MRH: Tensor, mask_R: Tensor | None = None) -> Tensor:
+    """Share of the variance of the meta-model's states over (valid) rows that no affine function of the network's own gives, (M,). The gradient
+    moves these parts and leaves the total variance alone."""
+    if mask_R is not None:
+        meta_MRK, base_MRH = meta_MRK[:, mask_R], base_MRH[:, mask_R]
+    meta_MRK = meta_MRK - meta_MRK.mean(dim=1, keepdim=True)
+    with torch.no_grad():
+        base_MRH = base_MRH - base_MRH.mean(dim=1, keepdim=True)
+        normal_MHH = base_MRH.mT @ base_MRH
+        diagonal = normal_MHH.diagonal(dim1=1, dim2=2)
+        diagonal += _RIDGE * diagonal.mean(dim=1, keepdim=True).clamp(min=torch.finfo(base_MRH.dtype).tiny)
+        # At the minimum, so no gradient goes through it.
+        given_MRK = base_MRH @ torch.cholesky_solve(base_MRH.mT @ meta_MRK, torch.linalg.cholesky(normal_MHH))
+        total_M = meta_MRK.square().sum(dim=(1, 2)).clamp(min=torch.finfo(base_MRH.dtype).tiny)
+    return (meta_MRK - given_MRK).square().sum(dim=(1, 2)) / total_M
 
 
 def output_error(base: Tensor, meta: Tensor, output: Output, *, lengths_B: Tensor | None, scale_M: Tensor) -> Tensor:

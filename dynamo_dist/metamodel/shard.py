@@ -358,8 +358,8 @@ class Shard:
             why = why or said
         return how, why
 
-    def losses(self, feed: int, index_B: Tensor, mixing: Mixing | None = None) -> tuple[Tensor, Tensor]:
-        """Hidden and output term of the networks of a feed on these inputs, two tensors (m,)."""
+    def losses(self, feed: int, index_B: Tensor, mixing: Mixing | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden, output and conjugacy term of the networks of a feed on these inputs, three tensors (m,); the last is 0 where its weight is."""
         of, config = self.feeds[feed], self.config
         part = self.examples[of.data].select(index_B)
         with torch.no_grad():
@@ -375,20 +375,23 @@ class Shard:
         )
         sequences = part.lengths_N is not None
         mask_R = loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in) if sequences else None
-        hidden, outputs, first = [], [], 0
+        hidden, outputs, conjugacy, first = [], [], [], 0
         for own, maps, (result, given) in zip(self.bases[of.cohorts], self.private.maps[of.cohorts], base, strict=True):
             rows = slice(first, first := first + len(own.cohort.ids))
             stages = trajectory(result, part.lengths_N, own.networks.architecture.label)
-            terms = []
+            terms, beside = [], []
             for stage, source, state_map, scale_m in zip(stages, own.cohort.sources, maps, own.hidden_scales, strict=True):
                 source_rows, target_rows = loss.paired_rows(meta_stages[source], stage, rows=rows, sequences=sequences)
                 terms.append(loss.hidden_error(state_map(source_rows), target_rows, scale_m, mask_R))
+                if config.conjugacy_weight:
+                    beside.append(loss.conjugacy_error(source_rows, target_rows, mask_R))
             hidden.append(torch.stack(terms).mean(dim=0))
+            conjugacy.append(torch.stack(beside).mean(dim=0) if beside else torch.zeros_like(hidden[-1]))
             base_outputs = answers(own.member, own.output, stages, given, own.networks)
             outputs.append(
                 loss.output_error(base_outputs, meta_outputs[rows], own.output, lengths_B=part.lengths_N, scale_M=own.output_scale)
             )
-        return torch.cat(hidden), torch.cat(outputs)
+        return torch.cat(hidden), torch.cat(outputs), torch.cat(conjugacy)
 
     def _mixing(self, step: int, feed: Feed, index_B: Tensor) -> Mixing | None:
         if not self.config.mix_states:
@@ -406,8 +409,9 @@ class Shard:
             index_B = training[batch_index(self.config, step, feed.number, len(training))].to(self.device)
             if self.split:
                 splitting.last_pass(self.dynamics, number == len(self.feeds) - 1)
-            hidden_m, output_m = self.losses(number, index_B, self._mixing(step, feed, index_B))
-            loss_ = (hidden_m + self.config.output_weight * output_m).sum() / self.networks
+            hidden_m, output_m, conjugacy_m = self.losses(number, index_B, self._mixing(step, feed, index_B))
+            weighted_m = hidden_m + self.config.output_weight * output_m + self.config.conjugacy_weight * conjugacy_m
+            loss_ = weighted_m.sum() / self.networks
             (loss_ + splitting.nothing(self.dynamics) if self.split else loss_).backward()
             terms += torch.stack([loss_.detach(), hidden_m.detach().sum() / self.networks, output_m.detach().sum() / self.networks])
         if self.split:  # the gradients were summed on the way
@@ -451,7 +455,7 @@ class Shard:
         for number, feed in enumerate(self.feeds):
             held = self.held_out[feed.data].to(self.device)
             parts = [
-                torch.stack(self.losses(number, index_B)).double() * (len(index_B) / len(held)) for index_B in held.split(self.config.batch)
+                torch.stack(self.losses(number, index_B)[:2]).double() * (len(index_B) / len(held)) for index_B in held.split(self.config.batch)
             ]
             terms.append(torch.stack(parts).sum(dim=0).unbind())
         if self.split:
@@ -459,7 +463,8 @@ class Shard:
         return tuple(torch.cat(same) for same in zip(*terms, strict=True))
 
     def held_out_loss(self, group: Group) -> tuple[float, float, float]:
-        """(loss, hidden, output) of the whole population on the inputs that train nothing."""
+        """(loss, hidden, output) of the whole population on the inputs that train nothing, states unmixed and without the conjugacy term:
+        how well it emulates."""
         hidden, output = (term.sum() / self.networks for term in self.held_out_terms())
         sums = torch.stack([hidden + self.config.output_weight * output, hidden, output])
         group.sum_(sums)

@@ -104,7 +104,7 @@ def losses_of(shard, step=0):
     terms = []
     for number, feed in enumerate(shard.feeds):
         training = shard.training[feed.data]
-        terms.append(shard.losses(number, training[batch_index(shard.config, step, feed.number, len(training))]))
+        terms.append(shard.losses(number, training[batch_index(shard.config, step, feed.number, len(training))])[:2])
     return tuple(torch.cat(same).detach() for same in zip(*terms, strict=True))
 
 
@@ -234,7 +234,7 @@ def test_loss_is_the_specified_one_in_plain_numpy(population, hidden_scale, burn
 
 @pytest.mark.parametrize("output_steps", ["own", "all"])
 def test_networks_with_unlike_outputs_share_a_pass(tmp_path, output_steps):
-    data = make_signals(SignalsTask(base=8, meta=40, test=8, steps=12))
+    data = make_signals(SignalsTask(base=8, meta=40, test=8, steps=12, silence=0.0))
     targets = ("1-bit flip-flop", "context", "3-class integration", "sine", "2-bit flip-flop")
     specs = [
         spec(target, data, target=target, cell=cell) for target, cell in zip(targets, ("gru", "lstm", "rnn", "ugrnn", "gru"), strict=True)
@@ -253,16 +253,42 @@ def test_networks_with_unlike_outputs_share_a_pass(tmp_path, output_steps):
             assert torch.allclose(own, other, rtol=1e-12, atol=0)
 
 
+def test_the_conjugacy_term_is_what_least_squares_leave():
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(3, 200, 4, generator=generator, dtype=torch.float64)
+    seen = base @ torch.randn(3, 4, 5, generator=generator, dtype=torch.float64) + 2.0
+    meta = seen.clone()
+    meta[1] += 0.5 * torch.randn(200, 5, generator=generator, dtype=torch.float64)
+    meta[2] = torch.randn(200, 5, generator=generator, dtype=torch.float64)
+    meta.requires_grad_()
+    mask = torch.arange(200) % 3 > 0
+    error = loss.conjugacy_error(meta, base, mask)
+    for m in range(3):
+        h, z = base[m, mask].numpy(), meta[m, mask].detach().numpy()
+        design = np.concatenate([h, np.ones((len(h), 1))], axis=1)
+        rest = z - design @ np.linalg.lstsq(design, z, rcond=None)[0]
+        expected = (rest**2).sum() / ((z - z.mean(axis=0)) ** 2).sum()
+        assert float(error[m].detach()) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        (gradient,) = torch.autograd.grad(error[m], meta, retain_graph=True)
+        wanted = np.zeros((200, 5))
+        wanted[mask] = 2 * rest / ((z - z.mean(axis=0)) ** 2).sum()
+        assert np.allclose(gradient[m], wanted, atol=1e-3 * abs(wanted).max() + 1e-6) and not gradient[[k for k in range(3) if k != m]].any()
+    seen_share = error.detach().tolist()
+    assert seen_share[0] < 1e-6 < 0.02 < seen_share[1] < 0.5 < seen_share[2]
+    # Units that never move, of network or meta-model, are no division by zero.
+    assert loss.conjugacy_error(torch.ones(1, 5, 2), torch.ones(1, 5, 3)).tolist() == [0.0]
+
+
 def test_padding_does_not_count():
     mask = loss.valid_steps(torch.tensor([3, 1]), 4).view(4, 2)
     assert mask.tolist() == [[True, True], [True, False], [True, False], [False, False]]
     assert loss.valid_steps(torch.tensor([3, 1]), 4, burn_in=1).view(4, 2).sum() == 2
 
 
-@pytest.mark.parametrize("mix_states", [False, True])
+@pytest.mark.parametrize("fields", [{}, {"mix_states": True, "conjugacy_weight": 0.5}])
 @pytest.mark.parametrize("workers", [2, 4])  # 4 workers for 6 networks: unequal shards
-def test_shards_have_the_gradient_of_the_whole(population, workers, mix_states):
-    config = dataclasses.replace(CONFIG, mix_states=mix_states)
+def test_shards_have_the_gradient_of_the_whole(population, workers, fields):
+    config = dataclasses.replace(CONFIG, **fields)
     whole = shard_of(population, population.network_ids, config)
     torch.nn.init.constant_(whole.private.theta, 0.3)
     whole_terms = whole.backward(0, Alone())
