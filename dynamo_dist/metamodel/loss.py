@@ -89,7 +89,7 @@ def conjugacy_error(meta_MRK: Tensor, base_MRH: Tensor, mask_R: Tensor | None = 
         base_MRH = base_MRH - base_MRH.mean(dim=1, keepdim=True)
         normal_MHH = base_MRH.mT @ base_MRH
         diagonal = normal_MHH.diagonal(dim1=1, dim2=2)
-        diagonal += _RIDGE * diagonal.mean(dim=1, keepdim=True).clamp(min=torch.finfo(base_MRH.dtype).tiny)
+        diagonal += _RIDGE * diagonal.mean(dim=1, keepdim=True).clamp(min=1e-12)  # of units that never move: nothing is given by them
         # At the minimum, so no gradient goes through it.
         given_MRK = base_MRH @ torch.cholesky_solve(base_MRH.mT @ meta_MRK, torch.linalg.cholesky(normal_MHH))
         total_M = meta_MRK.square().sum(dim=(1, 2)).clamp(min=torch.finfo(base_MRH.dtype).tiny)
