@@ -36,6 +36,18 @@ def _empty(like: Tensor, time: int, networks: int, batch: int, features: int) ->
     return like.new_empty(time, networks, batch, features)
 
 
+def _empty_products(like: Tensor, time: int, networks: int, batch: int, features: int) -> Tensor:
+    """As `_empty`, for what products are written to and `_rows` does not read: by step, where the networks of one step are contiguous.
+
+    torch computes a batch of products into any other layout one network after the other. A training step of 256 GRU-16 takes 0.93 and 0.80
+    of the time, of 64 GRU-64 0.96 and 0.93 (two runs). But what is contiguous is computed in vectors across networks, and the numbers left
+    over at the end, fewer than two vectors (32), round otherwise: then the bits would depend on how many networks there are.
+    """
+    if batch * features % 32:
+        return _empty(like, time, networks, batch, features)
+    return like.new_empty(time, networks, batch, features)
+
+
 # On a CPU, numbers of the states of one step above which the networks of a stack go through time in groups, one after the other: what a step
 # writes is in cache still when the next one reads it. A GPU has no such cache to stay in, and every group would be as many launches again.
 _CACHED = 32 * 1024
@@ -98,8 +110,8 @@ def _gru_states(x_TMB3H, w_MH3H, bias_M1H, h0_MBH, *, kept_steps):
     time, networks, batch, width = x_TMB3H.shape
     hidden = width // 3
     h = _empty(x_TMB3H, time + 1, networks, batch, hidden)
-    rz = _empty(x_TMB3H, kept_steps, networks, batch, 2 * hidden)
-    n, q = (_empty(x_TMB3H, kept_steps, networks, batch, hidden) for _ in range(2))
+    rz = _empty_products(x_TMB3H, kept_steps, networks, batch, 2 * hidden)
+    n, q = (_empty_products(x_TMB3H, kept_steps, networks, batch, hidden) for _ in range(2))
     _in_groups(_gru_forward, (x_TMB3H, h, rz, n, q), (w_MH3H, bias_M1H, h0_MBH))
     return h, rz, n, q
 
