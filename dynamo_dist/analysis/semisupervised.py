@@ -30,7 +30,6 @@ import torch
 from dynamo_dist.analysis.optimise import FOLDS, Objective, Optimised, optimise
 from dynamo_dist.analysis.students import distilled, from_scratch
 from dynamo_dist.analysis.tasks import Task, base_answers, stack_answers, task_of, vector_scores
-from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel
 from dynamo_dist.networks import Imported
@@ -168,16 +167,32 @@ def semisupervised(
     found = []
     for draw, order in enumerate(orders):
         starts = _starts(meta, np.random.default_rng([seed, draw, 1]))
+        # Losses of all networks and starts on the labels of the largest fraction, which hold those of the others.
+        most = base.select(torch.from_numpy(order[: max(counts)]))
+        objective = Objective(meta, task, most)
+        base_MN = objective.losses(base_answers(meta.population, task.ids, most, output).double())
+        start_SNC = objective.logits(torch.from_numpy(np.stack([theta for _, theta in starts])))
+        start_SN = objective.losses(start_SNC)
         for fraction, count in zip(fractions, counts, strict=True):
-            few = base.select(torch.from_numpy(order[:count]))
-            scores, chosen = _by_labels(meta, task, few, starts, base_scores)
+            few = most.select(torch.arange(count))
+            network, start = int(base_MN[:, :count].mean(dim=1).argmin()), int(start_SN[:, :count].mean(dim=1).argmin())
+            optimised = optimise(Objective(meta, task, few), starts, start_SNC[:, :count])
+            tried = vector_scores(meta, task, np.stack([starts[start][1], optimised.theta]), test)
+            scores: dict[str, float | None] = {
+                "base_best": float(base_scores[network]), "start": float(tried[0]), "optimised_theta": float(tried[1])
+            }  # fmt: skip
             if trainable:
                 seeds = [SCRATCH_SEEDS * (seed + draw) + number for number in range(SCRATCH_SEEDS)]
                 networks = from_scratch(spec, few, output, seeds)
                 scores["scratch"] = float(np.mean(task.score(stack_answers(networks, test, output), test)))
             scores |= free | {"distillation": distillation[draw]}
             in_order = {method: scores.get(method) for method in METHODS}
-            found.append(Draw(draw=draw, fraction=float(fraction), labels=count, scores=in_order, **chosen))
+            found.append(
+                Draw(
+                    draw=draw, fraction=float(fraction), labels=count, scores=in_order,
+                    best_network=task.ids[network], best_start=starts[start][0], optimised=optimised,
+                )
+            )  # fmt: skip
     label = spec.architecture.label
     return SemiSupervised(
         data=task.data,
@@ -188,22 +203,6 @@ def semisupervised(
         without_training="" if trainable else f"{label} was imported as a module: how to start one anew is not known",
         draws=tuple(found),
     )
-
-
-def _by_labels(
-    meta: MetaModel, task: Task, few: Examples, starts: Sequence[tuple[str, np.ndarray]], base_scores: np.ndarray
-) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """What the labels choose of the networks and of the starts, and what theta is optimised to: test scores, and fields of `Draw`."""
-    objective = Objective(meta, task, few)
-    network = int(objective.losses(base_answers(meta.population, task.ids, few, task.output).double()).mean(dim=1).argmin())
-    vectors = np.stack([theta for _, theta in starts])
-    start = int(objective.losses(objective.logits(torch.from_numpy(vectors))).mean(dim=1).argmin())
-    optimised = optimise(objective, starts)
-    tried = vector_scores(meta, task, np.stack([vectors[start], optimised.theta]), task.dataset.test)
-    scores: dict[str, float | None] = {
-        "base_best": float(base_scores[network]), "start": float(tried[0]), "optimised_theta": float(tried[1])
-    }  # fmt: skip
-    return scores, {"best_network": task.ids[network], "best_start": starts[start][0], "optimised": optimised}
 
 
 def _most_common(meta: MetaModel, task: Task) -> NetworkSpec:
