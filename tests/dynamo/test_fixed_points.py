@@ -159,6 +159,25 @@ def test_slow_points_are_told_apart_from_fixed_ones():
     assert not len(search(maps, double(3, 50, 1), slow=False).of(0))
 
 
+def test_the_flow_from_a_slow_point_is_followed_to_the_stable_point_at_its_end():
+    """y' = y + 1e-4 + y^2 (1 - y) / 10: from y = 0, where a pair of points has just vanished, it creeps to the one that is left, in some 1,000
+    steps. Of x, which decays, a tail beyond 5 that no flow from the starts leads to."""
+
+    def function(h, m):
+        x, y = h.unbind(dim=1)
+        return torch.stack([0.5 * x + 3 * torch.sigmoid(20 * (x - 6)), y + 1e-4 + 0.1 * y**2 * (1 - y)], dim=1)
+
+    starts = torch.stack([double(40, seed=1), torch.linspace(-0.3, 0.3, 40, dtype=torch.float64)], dim=1)[None]
+    maps, speed = FunctionMaps(function, count=1, size=2), torch.full((1,), 0.1, dtype=torch.float64)
+    found = search(maps, starts, typical_speed_M=speed)
+    end = float(np.roots([-0.1, 0.1, 0.0, 1e-4])[0].real)
+    assert found.fixed.tolist() == [True, False] and found.stable[0]
+    assert torch.allclose(found.state[0], torch.tensor([0.0, end], dtype=torch.float64), rtol=0, atol=1e-9)
+    assert found.state[1].abs().max() < 1e-3 and found.starts[0] >= found.starts[1] > 20
+    # Without slow points there is nothing to follow.
+    assert not len(search(maps, starts[:, 15:25], typical_speed_M=speed, slow=False))
+
+
 def test_where_the_descent_ends_in_a_flat_valley_is_slow_all_the_same():
     """h' = h + 1e-6 exp(-h): ever slower, and at rest nowhere."""
     maps = FunctionMaps(lambda h, m: torch.stack([h[:, 0] + 1e-6 * torch.exp(-h[:, 0]), 0.5 * h[:, 1]], dim=1), count=1, size=2)

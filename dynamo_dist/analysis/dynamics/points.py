@@ -1,9 +1,10 @@
 """Fixed and slow points: minima of q(h) = 1/2 |h - F(h)|^2, reached from many states of many maps at once.
 
 Levenberg-Marquardt with a damping that vanishes with the residual, so that the last steps are Newton's and q falls quadratically
-(Fan and Yuan, Computing 74, 2005); minima where F(h) stays away from h are reached too. A fixed number of rows is in work; finished
-ones make room for the next, so memory does not depend on the number of starts. Where the linearisation at a point already found
-predicts what is left, the row belongs to that point and is finished. The points are then polished by Newton's method.
+(Fan and Yuan, Computing 74, 2005); minima where F(h) stays away from h are reached too, and from there the flow is followed to where it
+ends. A fixed number of rows is in work; finished ones make room for the next, so memory does not depend on the number of starts. Where the
+linearisation at a point already found predicts what is left, the row belongs to that point and is finished. The points are then polished
+by Newton's method.
 
 Legend: M maps, S starts of each, R rows in work, P points, N numbers of one state's neighbours, H numbers of the state.
 """
@@ -33,6 +34,9 @@ _ITERATIONS = 100
 _NEAR, _STATIONARY = 1e-18, 1e-3
 # Damping mu = kappa |r| / spread: kappa at the start.
 _KAPPA = 0.1
+# Of the flow from slow points: first step in time, in steps of the network; what the growth of the next ones is multiplied by; the longest
+# way of one step and of all, in units of the spread.
+_FIRST_STEP, _FASTER, _LONGEST, _FARTHEST = 10.0, 1.2, 0.25, 2.0
 # A row is captured by a known point when the linearisation there predicts its distance within this share.
 _CAPTURE = 0.1
 
@@ -128,6 +132,11 @@ def search_rows(
     if not bool(keep.all()):
         h_PH, q_P, fixed_P, slow_P = h_PH[keep], q_P[keep], fixed_P[keep], slow_P[keep]
         minima = _Minima(state=h_PH, map=minima.map[keep], starts=minima.starts[keep], stationary=minima.stationary[keep])
+    if not bool(fixed_P.all()):
+        ends, q_E = _ends(maps, minima, ~fixed_P, spread_M)
+        minima = _Minima(**{name: torch.cat([value, vars(ends)[name]]) for name, value in vars(minima).items()})
+        h_PH, q_P = torch.cat([h_PH, ends.state]), torch.cat([q_P, q_E])
+        fixed_P, slow_P = torch.cat([fixed_P, torch.ones(len(q_E), dtype=torch.bool)]), torch.cat([slow_P, torch.full_like(q_E, FIXED)])
     cluster_P = clusters(h_PH, 2 * minima.map + fixed_P, torch.stack([SAME_SLOW * spread_M, SAME * spread_M], dim=1).flatten())
     order = torch.argsort(q_P, stable=True)
     order = order[torch.argsort(cluster_P[order], stable=True)]
@@ -151,6 +160,48 @@ def search_rows(
         right=right,
         left=left,
     )
+
+
+def _ends(maps: Maps, minima: "_Minima", slow_P: Tensor, spread_M: Tensor) -> tuple["_Minima", Tensor]:
+    """The fixed points that the flow from slow points goes to, with the starts of these, and q there."""
+    index = slow_P.nonzero()[:, 0]
+    map_P = minima.map[index]
+    h_PH, r_PH = newton(maps, follow(maps, minima.state[index], map_P, spread_M), map_P)
+    q_P = 0.5 * r_PH.square().sum(dim=1)
+    # Who goes on for ever, ever slower, is at rest nowhere.
+    there = (q_P < FIXED) & ((h_PH - minima.state[index]).norm(dim=1) < _FARTHEST * spread_M[map_P])
+    ends = _Minima(state=h_PH[there], map=map_P[there], starts=minima.starts[index[there]], stationary=there[there])
+    return ends, q_P[there]
+
+
+def follow(maps: Maps, h_PH: Tensor, m_P: Tensor, spread_M: Tensor) -> Tensor:
+    """States (P, H) that the flow dh/dt = F(h) - h goes to from these, or is on its way to: the stable points at the end of a valley that is
+    so flat that a network takes thousands of steps through it, and that a descent of q ends in.
+
+    Pseudo-transient continuation: implicit steps in time, longer as |F(h) - h| falls (Kelley and Keyes, SIAM J. Numer. Anal. 35, 1998), and
+    no longer than `spread_M` allows: far from where a network goes it may have fixed points that no flow leads to.
+    """
+    h_PH = h_PH.clone()
+    for rows in torch.arange(len(h_PH)).split(max(16, _NUMBERS // maps.size**2)):
+        left, time = rows, torch.full((len(rows),), _FIRST_STEP, dtype=torch.float64)
+        r, a = _residual(maps, h_PH[left], m_P[left])
+        for _ in range(_ITERATIONS):
+            implicit = a.clone()
+            implicit.diagonal(dim1=1, dim2=2).add_(1 / time[:, None])
+            step, failed = torch.linalg.solve_ex(implicit, r[:, :, None])
+            h = h_PH[left] - step[:, :, 0]
+            r_new, a_new = _residual(maps, h, m_P[left])
+            near = step[:, :, 0].norm(dim=1) < _LONGEST * spread_M[m_P[left]]
+            taken = near & (failed == 0) & r_new.isfinite().all(dim=1)
+            h_PH[left[taken]] = h[taken]
+            faster = (r.norm(dim=1) / r_new.norm(dim=1)).clamp(0.5, 2) * _FASTER
+            time = time * torch.where(taken, faster, torch.full_like(time, 0.25))
+            r, a = torch.where(taken[:, None], r_new, r), torch.where(taken[:, None, None], a_new, a)
+            going = 0.5 * r.square().sum(dim=1) > _NEAR
+            if not bool(going.any()):
+                break
+            left, time, r, a = left[going], time[going], r[going], a[going]
+    return h_PH
 
 
 def spread(h_MSH: Tensor) -> Tensor:
