@@ -108,7 +108,7 @@ def find_exceptional_point(
     window = None if window is None else Window.between(window)
     if window is not None and (window.lower.size != p.size or not window.holds(p)):
         raise ValueError(f"start = {p} is not in the window from {window.lower} to {window.upper}")
-    backend = backend_for(matrices_of(family, p)[0], comm)
+    backend = backend_for(matrices_of(family, p)[0], comm, frequency=abs(complex(target)))
     search = None
     history: list[SearchStep] = []
     try:

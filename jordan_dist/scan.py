@@ -79,7 +79,7 @@ def scan_exceptional_points(
     """
     plane = _Plane(window)
     A = matrices_of(family, plane.parameters((0.5, 0.5)))[0]
-    backend = backend_for(A, comm)
+    backend = backend_for(A, comm, frequency=None if target is None else abs(complex(target)))
     followed = None
     try:
         pencils = ParametricPencil(backend, family, plane.count)

@@ -157,4 +157,11 @@ def test_moved_quadratic_problem():
     assert abs(Q.damping - 3.0 * D.damping).max() == 0
     assert (D.mass, D.stiffness) == (None, None)
     assert Q.stiffness.shape == (p.n, p.n)
-    assert jordan_chain(Q, target=-3 + 3.3j, dA=[D]).verdict == "semisimple"  # -3 + 3.28i alone would tear the two modes apart
+    kappa = 8 * 213**2 * np.sin(np.pi / 426) ** 2
+    below = jordan_chain(Q, target=-3.0, dA=[D])
+    assert below.verdict == "not-defective"
+    assert sorted(np.linalg.eigvals(below.matrix), key=np.imag) == pytest.approx(-3 + np.array([-1j, 1j]) * np.sqrt(kappa - 9), rel=1e-10)
+    critical, _, dA, _ = p.pencil([np.sqrt(kappa)])
+    at = jordan_chain(critical, target=-4.4, dA=dA)
+    assert at.verdict == "block"
+    assert abs(at.eigenvalue + np.sqrt(kappa)) < 1e-10 * np.sqrt(kappa)
