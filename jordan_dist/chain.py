@@ -8,6 +8,7 @@ matrix is known. The formulas here are a derivation of our own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral, Number, Real
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ def jordan_chain(
 
     Raises ValueError for arguments that do not fit and NotConvergedError when there is no trustworthy answer.
     """
-    sigma = complex(target)
+    sigma = check_request(target, size, perturbation)
     backend = backend_for(A, comm, frequency=abs(sigma))
     factor = None
     try:
@@ -179,6 +180,17 @@ def jordan_chain(
         backend.destroy()
 
 
+def check_request(target: Any, size: Any, perturbation: Any) -> complex:
+    """The target as a number. ValueError for one that is none, and for a size or a perturbation that cannot be meant."""
+    if not isinstance(target, Number) or not np.isfinite(target):
+        raise ValueError(f"target must be one finite number, real or complex; it is {target!r}")
+    if not isinstance(size, Integral) or isinstance(size, bool):
+        raise ValueError(f"size must be a whole number, the order of the Jordan block; it is {size!r}")
+    if perturbation is not None and not (isinstance(perturbation, Real) and 0 <= perturbation < np.inf):
+        raise ValueError(f"perturbation must be a finite number that is not negative; it is {perturbation!r}")
+    return complex(target)
+
+
 def check_gauge(gauge: str, problem: Pencil, size: int) -> None:
     if gauge not in GAUGES:
         raise ValueError(f"gauge must be one of {', '.join(GAUGES)}; it is {gauge!r}")
@@ -195,7 +207,7 @@ def classify(pair: DeflatingPair, near: NearestDefective, perturbation: float | 
 def _second_order(problem: Pencil, factor: Any, pair: DeflatingPair, kind: tuple, gauge: str) -> JordanChain:
     """Moves the subspace and M along their derivatives to the exceptional point, and takes the chain there."""
     F, dM = projected_derivatives(problem, pair)
-    delta = ep_step(pair.M, dM, real=False, uncertainty=0.0).delta
+    delta = ep_step(pair.M, dM, real=False, uncertainty=pair.uncertainty).delta
     moves = [subspace_derivative(problem, factor, pair, f, d) for f, d in zip(F, dM, strict=True)]
     X = pair.X + sum(d * dX for d, dX in zip(delta, moves, strict=True))
     M = pair.M + sum(d * D for d, D in zip(delta, dM, strict=True))

@@ -53,6 +53,9 @@ PETSC_OPTIONS="-jordan_mat_mumps_icntl_14 200".
 """
 
 
+PATIENCE = 5.0  # seconds in which ranks that fail alike come together
+
+
 class UsageError(ValueError):
     """What the user asked for cannot be done; raised on all ranks alike."""
 
@@ -157,19 +160,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # --help
         return int(done.code or 0)
     except (UsageError, MissingExtraError) as error:
-        if rank == 0:
-            print(f"{io.PROGRAM}: {error}", file=sys.stderr)
-        return 2
+        return _ended(comm, rank, str(error), 2)
     except NotConvergedError as error:
-        if rank == 0:
-            print(f"{io.PROGRAM}: not converged: {error}", file=sys.stderr)
-        return 3
+        return _ended(comm, rank, f"not converged: {error}", 3)
+    except OSError as error:
+        return _ended(comm, rank, str(error), 2)
+    except MemoryError as error:
+        return _ended(comm, rank, f"not enough memory: {error}", 2)
+    except (np.linalg.LinAlgError, ArithmeticError) as error:
+        return _ended(comm, rank, f"not converged: numbers beyond double precision: {error}", 3)
     except KeyboardInterrupt:
         if comm is not None and comm.size > 1:
             comm.Abort(130)
         print(f"{io.PROGRAM}: interrupted", file=sys.stderr)
         return 130
-    except BaseException:
+    except BaseException as error:
+        if type(error).__module__.startswith("petsc4py"):
+            reason = " ".join(str(error).splitlines()[-1:]) or "without a reason"
+            return _ended(comm, rank, f"PETSc failed: {reason}: is there an option of it in the environment that does not fit?", 2)
         if comm is None or comm.size == 1:
             raise
         print(f"{io.PROGRAM}: rank {rank} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
@@ -177,6 +185,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     finally:
         log.removeHandler(progress)
+
+
+def _ended(comm: Any, rank: int, message: str, status: int) -> int:
+    """Says why, once, and returns the status. A rank that is alone in its failure ends all of them: the others wait for it in some
+    collective call, and would wait for ever."""
+    alike = True
+    if comm is not None and comm.size > 1:
+        from jordan_dist.backends.petsc import MPI
+
+        arrived, deadline = MPI.COMM_WORLD.Ibarrier(), time.monotonic() + PATIENCE
+        while not (alike := arrived.Test()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    if rank == 0 or not alike:
+        print(f"{io.PROGRAM}: {message}" if alike else f"{io.PROGRAM}: rank {rank} failed: {message}", file=sys.stderr, flush=True)
+    if not alike:
+        comm.Abort(status)
+    return status
 
 
 def _launched(what: str) -> int | None:
@@ -197,7 +222,7 @@ def _world() -> Any:
         petsc.require_complex()
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return petsc.MPI.COMM_WORLD
+    return petsc.MPI.COMM_WORLD.Dup()  # COMM_WORLD is kept for `_ended`, apart from what the others wait for
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -271,7 +296,8 @@ def run_example(args: argparse.Namespace, comm: Any) -> int:
     _agreed(comm, io.check_folder, args.out, args.overwrite)
     log.info("%s: n = %d, %s", problem.title, problem.n, _where(comm))
 
-    chain, point, assembly = _solve(problem, parameters, comm, search=args.ep)
+    with _refusing():
+        chain, point, assembly = _solve(problem, parameters, comm, search=args.ep)
     about = {"name": problem.name, "title": problem.title, "n": problem.n, "cells": problem.cells, "target": complex(problem.target)}
     return _finish(args, about | {"parameter_names": problem.parameter_names, "start": parameters}, chain, point, assembly, begun, comm)
 

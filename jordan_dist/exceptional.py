@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jordan_dist.backends import backend_for
-from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, classify
+from jordan_dist.backends import SingularFactorError, backend_for
+from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, check_request, classify
 from jordan_dist.derivative import ep_step, projected_derivatives
 from jordan_dist.pencil import AffineFamily, ParametricPencil, matrices_of, settle_symmetry
 from jordan_dist.projected import nearest_defective
@@ -104,15 +104,15 @@ def find_exceptional_point(
     Raises ValueError for arguments that do not fit, and NotConvergedError, with the steps in its `history`, when there is no
     exceptional point to be found.
     """
-    p = parameters_of(start)
+    p, target = parameters_of(start), check_request(target, size, perturbation)
     window = None if window is None else Window.between(window)
     if window is not None and (window.lower.size != p.size or not window.holds(p)):
         raise ValueError(f"start = {p} is not in the window from {window.lower} to {window.upper}")
-    backend = backend_for(matrices_of(family, p)[0], comm, frequency=abs(complex(target)))
+    backend = backend_for(matrices_of(family, p)[0], comm, frequency=abs(target))
     search = None
     history: list[SearchStep] = []
     try:
-        search = Search(ParametricPencil(backend, family, p.size), p, complex(target), size, symmetric, history)
+        search = Search(ParametricPencil(backend, family, p.size), p, target, size, symmetric, history)
         check_gauge(gauge, search.problem, size)
         pair = search.run(window)
         near = nearest_defective(pair.M)
@@ -121,6 +121,10 @@ def find_exceptional_point(
             raise NotConvergedError(f"the search ended at {search.p} in a degeneracy that is no single Jordan block (verdict: {kind[0]})")
         chain = assemble_chain(search.problem, pair, near, kind, gauge, pair.M)
         return ExceptionalPoint(parameters=search.p, chain=chain, history=tuple(history))
+    except SingularFactorError as error:
+        failure = NotConvergedError(f"the search came to parameters {p if search is None else search.p} where A - sigma B cannot be factorized: {error}")
+        failure.history = tuple(history)
+        raise failure from error
     except NotConvergedError as error:
         error.history = tuple(history)
         raise

@@ -19,7 +19,7 @@ from itertools import combinations
 import numpy as np
 import scipy.linalg
 
-from jordan_dist.backends import BlockVectors, Factor
+from jordan_dist.backends import BlockVectors, Factor, SingularFactorError
 from jordan_dist.pencil import Pencil
 
 log = logging.getLogger("jordan_dist")
@@ -30,6 +30,8 @@ MAX_BLOCKS = 12
 # A set of eigenvalues is torn from its neighbours if one is nearer than this part of the set's own diameter, and clear of them if
 # all are further than this multiple of it.
 TORN, CLEAR = 0.1, 2.0
+ROUNDED = 1e3 * EPS  # of the largest: a smaller distance of eigenvalues is none
+LARGEST = 1e150  # the square of a norm must be a number
 
 
 class NotConvergedError(RuntimeError):
@@ -90,7 +92,7 @@ def check_cluster(values: np.ndarray, sigma: complex, k: int) -> None:
 
     def quality(chosen: tuple[int, ...]) -> float:
         inside, outside = values[list(chosen)], np.delete(values, chosen)
-        diameter = max(np.abs(inside[:, None] - inside).max(), EPS * np.abs(values).max())
+        diameter = max(np.abs(inside[:, None] - inside).max(), ROUNDED * np.abs(values).max())
         return np.abs(inside[:, None] - outside).min() / (diameter or 1.0)
 
     if values.size <= k or quality(tuple(range(k))) >= TORN:
@@ -170,13 +172,14 @@ def refine(
         BXM = BX @ M
         R = AX - BXM
         scale = backend.norm(AX) + backend.norm(BXM)
+        scale = scale or 1.0  # A X = 0 is an eigenvalue 0 without an error
         residual = backend.norm(R) / scale
         rounding = EPS * (norm_A + np.linalg.norm(M) * norm_B) * np.sqrt(X.shape[1])
         floor = rounding / scale  # where rounding errors put the residual
         if not pencil.symmetric:
             AY, BYM = pencil.adjoint_A(Y), pencil.adjoint_B(Y) @ M.conj().T
             R_left = AY - BYM
-            residual = max(residual, backend.norm(R_left) / (backend.norm(AY) + backend.norm(BYM)))
+            residual = max(residual, backend.norm(R_left) / ((backend.norm(AY) + backend.norm(BYM)) or 1.0))
         idle = 0 if residual < 0.7 * best else idle + 1
         best = min(best, residual)
         settled = idle >= 3 and residual <= 1e3 * floor  # no longer falling: rounding, if it is anywhere near that
@@ -195,6 +198,18 @@ def factored_pair(pencil: Pencil, sigma: complex, k: int) -> tuple[Factor, Defla
     """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma. If these would tear apart eigenvalues
     that belong together while k others nearby stand clear, the others are taken, from a factorization at their mean, with a warning.
     """
+    for name, norm in (("A", pencil.norm_A()), ("B", pencil.norm_B())):
+        if norm and not 1 / LARGEST < norm < LARGEST:
+            raise ValueError(f"{name} has the norm {norm:.1e}, of which double precision has no square: choose other units")
+    for shift in (sigma, *pencil.beside(sigma)):
+        try:
+            return _factored_pair(pencil, shift, k)
+        except SingularFactorError as error:  # that of A - shift B went well, and the solves with it overflow
+            failure = error
+    raise pencil.singular(sigma, failure)
+
+
+def _factored_pair(pencil: Pencil, sigma: complex, k: int) -> tuple[Factor, DeflatingPair]:
     factor = pencil.factor(sigma)
     try:
         try:
