@@ -133,7 +133,7 @@ def jordan_chain(
     B: Any = None,
     *,
     target: complex,
-    size: int = 2,
+    size: int | None = 2,
     dA: Any = None,
     dB: Any = None,
     symmetric: bool | None = None,
@@ -141,7 +141,8 @@ def jordan_chain(
     perturbation: float | None = None,
     comm: Any = None,
 ) -> JordanChain:
-    """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`.
+    """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`; size = None takes as many, from 2 to 6, as stand
+    clearest of the next, which costs some more solves.
 
     A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. A may be a `QuadraticPencil` of such
     matrices, whose chain is that of the linearized problem of order 2 n. With `comm`, an MPI communicator,
@@ -165,6 +166,8 @@ def jordan_chain(
             settle_symmetry(problem, symmetric)
             check_gauge(gauge, problem, size)
             factor, pair = factored_pair(problem, sigma, size)
+            size = len(pair.M)
+            check_gauge(gauge, problem, size)
             if not backend.rescale(float(np.linalg.norm(np.linalg.eigvals(pair.M)) / np.sqrt(size))):
                 break
             factor.destroy()
@@ -184,17 +187,17 @@ def check_request(target: Any, size: Any, perturbation: Any) -> complex:
     """The target as a number. ValueError for one that is none, and for a size or a perturbation that cannot be meant."""
     if not isinstance(target, Number) or not np.isfinite(target):
         raise ValueError(f"target must be one finite number, real or complex; it is {target!r}")
-    if not isinstance(size, Integral) or isinstance(size, bool):
-        raise ValueError(f"size must be a whole number, the order of the Jordan block; it is {size!r}")
+    if size is not None and (not isinstance(size, Integral) or isinstance(size, bool)):
+        raise ValueError(f"size must be a whole number, the order of the Jordan block, or None; it is {size!r}")
     if perturbation is not None and not (isinstance(perturbation, Real) and 0 <= perturbation < np.inf):
         raise ValueError(f"perturbation must be a finite number that is not negative; it is {perturbation!r}")
     return complex(target)
 
 
-def check_gauge(gauge: str, problem: Pencil, size: int) -> None:
+def check_gauge(gauge: str, problem: Pencil, size: int | None) -> None:
     if gauge not in GAUGES:
         raise ValueError(f"gauge must be one of {', '.join(GAUGES)}; it is {gauge!r}")
-    if gauge == "biorthogonal" and not (problem.symmetric and size == 2):
+    if gauge == "biorthogonal" and not (problem.symmetric and size in (2, None)):
         raise ValueError("gauge='biorthogonal' needs a pencil that equals its transpose, and size=2")
 
 

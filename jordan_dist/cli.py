@@ -133,7 +133,9 @@ def _matrices(command: argparse.ArgumentParser, first: str, *, derivatives: str,
 
 def _wanted(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", required=True, metavar="Z", help="near the eigenvalues, such as 7.6-0.2i")
-    command.add_argument("--size", type=int, default=2, metavar="K", help="of the Jordan block (default 2)")
+    command.add_argument(
+        "--size", default="2", metavar="K", help="of the Jordan block (default 2); `auto`: as many as stand clear of the next"
+    )
 
 
 def _run_folder(command: argparse.ArgumentParser, run: Any) -> None:
@@ -264,6 +266,14 @@ def _one_number(text: str, flag: str) -> complex:
     return complex(values[0])
 
 
+def _size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--size {text!r}: a whole number is needed, or auto")
+    return int(text)
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     """A ValueError about what the user brought, raised on all ranks alike, as a UsageError."""
@@ -308,7 +318,7 @@ def run_chain(args: argparse.Namespace, comm: Any) -> int:
     A, B, dA, dB, assembly = _read(args, comm)
     _agreed(comm, io.check_folder, args.out, args.overwrite)
     with _refusing():
-        chain = jordan_chain(A, B, target=target, size=args.size, dA=dA, dB=dB)
+        chain = jordan_chain(A, B, target=target, size=_size(args.size), dA=dA, dB=dB)
     count = max(len(dA), len(dB))
     about = _about(args, chain, count) | {"target": target, "start": [0.0] * count}
     problems.destroy(A, B, *dA, *dB)
@@ -323,7 +333,7 @@ def run_ep(args: argparse.Namespace, comm: Any) -> int:
     _agreed(comm, io.check_folder, args.out, args.overwrite)
     with _refusing():
         family = AffineFamily(A, dA, B, dB)
-        point = find_exceptional_point(family, start, target=target, size=args.size, window=window)
+        point = find_exceptional_point(family, start, target=target, size=_size(args.size), window=window)
     about = _about(args, point.chain, family.parameters) | {"target": target, "start": start}
     problems.destroy(A, B, *dA, *dB)
     return _finish(args, about, point.chain, point, assembly, begun, comm)

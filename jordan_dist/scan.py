@@ -162,7 +162,6 @@ class _Group:
 
     def at(self, z: tuple[float, float]) -> tuple[np.ndarray, None]:
         self.search.p = self.plane.parameters(z)
-        self.search.factorizations = 1
         self.search.follow(FOLLOWED)
         return np.linalg.eigvals(self.search.pair.M), None
 

@@ -27,6 +27,7 @@ log = logging.getLogger("jordan_dist")
 EPS = np.finfo(float).eps
 GUARDS = 2  # columns beyond k in the Krylov blocks: they carry the eigenvalues next to the wanted ones
 MAX_BLOCKS = 12
+LARGEST_SIZE = 6  # that is found by itself
 # A set of eigenvalues is torn from its neighbours if one is nearer than this part of the set's own diameter, and clear of them if
 # all are further than this multiple of it.
 TORN, CLEAR = 0.1, 2.0
@@ -89,20 +90,41 @@ def start(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> tuple[np.nd
 def check_cluster(values: np.ndarray, sigma: complex, k: int) -> None:
     """Raises TornClusterError if the first k of the eigenvalues, which are in the order of their distance from sigma, tear a group of
     near ones apart."""
-
-    def quality(chosen: tuple[int, ...]) -> float:
-        inside, outside = values[list(chosen)], np.delete(values, chosen)
-        diameter = max(np.abs(inside[:, None] - inside).max(), ROUNDED * np.abs(values).max())
-        return np.abs(inside[:, None] - outside).min() / (diameter or 1.0)
-
-    if values.size <= k or quality(tuple(range(k))) >= TORN:
+    if values.size <= k or quality(values, tuple(range(k))) >= TORN:
         return
-    best = max(combinations(range(values.size), k), key=quality)
-    instead = complex(values[list(best)].mean()) if quality(best) >= CLEAR else None
+    best = max(combinations(range(values.size), k), key=lambda chosen: quality(values, chosen))
+    instead = complex(values[list(best)].mean()) if quality(values, best) >= CLEAR else None
     near = ", ".join(format(complex(v), ".6g") for v in values)
     raise TornClusterError(
         f"the {k} eigenvalues nearest {sigma:.6g} do not stand clear of the next ({near}): choose another target or size", instead
     )
+
+
+def cluster_size(pencil: Pencil, factor: Factor, sigma: complex) -> int:
+    """How many of the eigenvalues nearest sigma belong together: as many, from 2 to LARGEST_SIZE, as stand clearest of the next,
+    their distance to it relative to the diameter of the group. TornClusterError if no group stands clear."""
+    backend = pencil.backend
+    largest = min(LARGEST_SIZE, backend.n)
+    if largest < 2:
+        raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is None")
+    _, _, theta = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), largest)
+    values = sigma + 1 / theta[np.abs(theta) > 0]
+    clear = {k: quality(values, tuple(range(k))) for k in range(2, min(LARGEST_SIZE, values.size - 1) + 1)}
+    if backend.n == 2:
+        return 2
+    best = max(clear, key=clear.get, default=0)
+    if not best or clear[best] < CLEAR:
+        near = ", ".join(format(complex(v), ".6g") for v in values)
+        raise TornClusterError(f"no group of the eigenvalues nearest {sigma:.6g} ({near}) stands clear of the next: name a size", None)
+    log.info("%d eigenvalues belong together, %.1e times nearer to each other than the next", best, clear[best])
+    return best
+
+
+def quality(values: np.ndarray, chosen: tuple[int, ...]) -> float:
+    """How clear the chosen values stand of the others: their distance to these, in diameters of the chosen."""
+    inside, outside = values[list(chosen)], np.delete(values, chosen)
+    diameter = max(np.abs(inside[:, None] - inside).max(), ROUNDED * np.abs(values).max())
+    return np.abs(inside[:, None] - outside).min() / (diameter or 1.0)
 
 
 def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -194,8 +216,9 @@ def refine(
     raise AssertionError("unreachable: the last sweep returns")
 
 
-def factored_pair(pencil: Pencil, sigma: complex, k: int) -> tuple[Factor, DeflatingPair]:
-    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma. If these would tear apart eigenvalues
+def factored_pair(pencil: Pencil, sigma: complex, k: int | None) -> tuple[Factor, DeflatingPair]:
+    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma (k = None: of as many as belong
+    together). If these would tear apart eigenvalues
     that belong together while k others nearby stand clear, the others are taken, from a factorization at their mean, with a warning.
     """
     for name, norm in (("A", pencil.norm_A()), ("B", pencil.norm_B())):
@@ -209,9 +232,11 @@ def factored_pair(pencil: Pencil, sigma: complex, k: int) -> tuple[Factor, Defla
     raise pencil.singular(sigma, failure)
 
 
-def _factored_pair(pencil: Pencil, sigma: complex, k: int) -> tuple[Factor, DeflatingPair]:
+def _factored_pair(pencil: Pencil, sigma: complex, k: int | None) -> tuple[Factor, DeflatingPair]:
     factor = pencil.factor(sigma)
     try:
+        if k is None:
+            k = cluster_size(pencil, factor, sigma)
         try:
             return factor, deflating_pair(pencil, factor, sigma, k)
         except TornClusterError as torn:
