@@ -41,6 +41,7 @@ examples:
   mpirun -n 2 jordan-dist example resonators --ep --out runs/resonators
   jordan-dist example resonators --parameters=-0.1243+0.2748i --out runs/chain
   mpirun -n 2 jordan-dist chain A.mtx --B B.mtx --target 7.6-0.2i --out runs/mine
+  jordan-dist chain A.mtx --target 7.6-0.2i --size auto --known 1e-6 --out runs/bounds
   jordan-dist ep A0.npz --dA A1.npz --start 0.1+0.2i --target 7.6-0.2i --out runs/point
   jordan-dist scan A0.npy --dA A1.npy --window=-1-1i:1+1i --out runs/all
   jordan-dist scan resonators --window=-0.2-0.4i:0.2+0.4i --out runs/both
@@ -84,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _matrices(chain, "A", derivatives="derivatives by the parameters, one file each: the chain is then of second order")
     _wanted(chain)
+    chain.add_argument(
+        "--known", metavar="D", help="to what 2-norm the matrices are known: bounds of the errors of the chain (one more factorization)"
+    )
     _run_folder(chain, run_chain)
     ep = commands.add_parser("ep", help="the exceptional point of your family", description="The exceptional point near --start.", **shared)
     _matrices(ep, "A0", derivatives="A1, A2, .. of A0 + sum p_i A_i, one file per parameter")
@@ -309,18 +313,23 @@ def run_example(args: argparse.Namespace, comm: Any) -> int:
     with _refusing():
         chain, point, assembly = _solve(problem, parameters, comm, search=args.ep)
     about = {"name": problem.name, "title": problem.title, "n": problem.n, "cells": problem.cells, "target": complex(problem.target)}
+    about["dimensions"] = problem.dimensions
     return _finish(args, about | {"parameter_names": problem.parameter_names, "start": parameters}, chain, point, assembly, begun, comm)
 
 
 def run_chain(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
     target = _one_number(args.target, "--target")
+    known = None if args.known is None else _one_number(args.known, "--known").real
+    if known is not None and (args.dA or args.dB):
+        raise UsageError("--known is for a chain of first order: leave out --dA and --dB, which move it to other matrices")
     A, B, dA, dB, assembly = _read(args, comm)
     _agreed(comm, io.check_folder, args.out, args.overwrite)
     with _refusing():
         chain = jordan_chain(A, B, target=target, size=_size(args.size), dA=dA, dB=dB)
+        bounds = None if known is None or chain.verdict != "block" else vars(chain.forward_bounds(A, B, perturbation=known))
     count = max(len(dA), len(dB))
-    about = _about(args, chain, count) | {"target": target, "start": [0.0] * count}
+    about = _about(args, chain, count) | {"target": target, "start": [0.0] * count, "forward_bounds": bounds}
     problems.destroy(A, B, *dA, *dB)
     return _finish(args, about, chain, None, assembly, begun, comm)
 
@@ -438,7 +447,10 @@ def _finish(
         "total": time.perf_counter() - begun,
     }
     result = _result(about, chain, point, comm) | {"seconds": seconds}
-    io.publish(args.out, result, _fields(chain), about["cells"], comm, petsc=getattr(args, "format", "npy") == "petsc")
+    linearized = None if chain.original_vectors is None else chain.vectors
+    grid = {"cells": about["cells"], "dimensions": about.get("dimensions", 1)}
+    petsc = getattr(args, "format", "npy") == "petsc"
+    io.publish(args.out, result, _fields(chain), comm=comm, **grid, linearized=linearized, petsc=petsc)
     problems.destroy(chain.vectors, chain.left_vectors, chain.original_vectors)
     if comm is None or comm.rank == 0:
         log.info("eigenvalue %s, verdict %s, %.1f s", format(chain.eigenvalue, ".12g"), chain.verdict, seconds["total"])

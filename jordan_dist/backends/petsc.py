@@ -89,16 +89,16 @@ def matrix_from_rows(rows: scipy.sparse.csr_array, n: int, comm: Any) -> PETSc.M
     return mat
 
 
-def write_parts(path: str, header: bytes, parts: list[tuple[int, np.ndarray]], size: int, comm: Any) -> None:
-    """Every rank writes its parts of an array of `size` complex numbers into one file behind the header (collective, no gather; as
-    many parts on every rank). A part is where it begins, in numbers, and the numbers in the byte order of the file."""
+def write_parts(path: str, parts: list[tuple[int, bytes, int, np.ndarray]], size: int, comm: Any) -> None:
+    """Every rank writes its parts into one file of `size` bytes (collective, no gather; as many parts on every rank). A part is where a
+    header begins, the header, where the complex numbers of this rank begin, and these in the byte order of the file."""
     file = MPI.File.Open(comm, path, MPI.MODE_CREATE | MPI.MODE_WRONLY)
     try:
-        file.Set_size(len(header) + size * 16)
-        if comm.rank == 0:
-            file.Write_at(0, header)
-        for begin, part in parts:
-            file.Write_at_all(len(header) + begin * 16, np.ascontiguousarray(part).view(np.float64))
+        file.Set_size(size)
+        for at, header, begin, part in parts:
+            if comm.rank == 0 and header:
+                file.Write_at(at, header)
+            file.Write_at_all(begin, np.ascontiguousarray(part).view(np.float64))
     finally:
         file.Close()
 
