@@ -78,6 +78,8 @@ def ep_step(M: np.ndarray, dM: list[np.ndarray], *, real: bool, uncertainty: flo
     k = len(M)
     N = M - np.trace(M) / k * np.eye(k)
     dN = [D - np.trace(D) / k * np.eye(k) for D in dM]
+    if np.linalg.norm(N) <= 100 * uncertainty:  # k equal eigenvalues without a block: there is nowhere to go
+        return Step(np.zeros(len(dM)), 0.0, uncertainty)
     powers = [np.linalg.matrix_power(N, m) for m in range(k + 1)]
     f = np.array([np.trace(powers[m]) / m for m in range(2, k + 1)])
     J = np.array([[np.trace(powers[m - 1] @ D) for D in dN] for m in range(2, k + 1)])
