@@ -546,6 +546,7 @@ def run_verify(args: argparse.Namespace, comm: Any) -> int:
     _agreed(comm, io.check_folder, args.out, args.overwrite, io.VERIFY_FILES)
     begun = time.perf_counter()
     comm = comm if comm is not None and comm.size > 1 else None  # small dense pencils: LAPACK is the library for them on one process
+    log.setLevel(logging.WARNING)  # two thousand lines of how every chain was found would bury the table
     cases = verify.verify(comm=comm)
     passed = all(case.passed for case in cases)
     result = {
