@@ -104,10 +104,10 @@ def find_exceptional_point(
     parameters stay real; a pencil without a symmetry needs two real parameters for size 2 (or one complex one), in general
     2 (size - 1).
     window: two opposite corners, each of one number per parameter; a search that leaves it ends.
+    The other arguments are those of `jordan_chain`.
 
     A step that would move the eigenvalues farther than the next one is away is shortened, and so is one that the subspace cannot
     follow, or after which it is another one: the modes of another symmetry are not what the search is for.
-    The other arguments are those of `jordan_chain`.
 
     Raises ValueError for arguments that do not fit, and NotConvergedError, with the steps in its `history`, when there is no
     exceptional point to be found.
@@ -121,7 +121,7 @@ def find_exceptional_point(
     history: list[SearchStep] = []
     try:
         search = Search(ParametricPencil(backend, family, p.size), p, target, size, symmetric, history)
-        check_gauge(gauge, search.problem, size)
+        check_gauge(gauge, search.problem, len(search.pair.M))
         pair = search.run(window)
         near = nearest_defective(pair.M)
         kind = classify(pair, near, perturbation)
