@@ -8,6 +8,7 @@ matrix is known. The formulas here are a derivation of our own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from numbers import Integral, Number, Real
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ class JordanChain:
     """The dual block W: W^H B vectors = I. In the verdict `block` its last column is the left eigenvector. First order in any
     case unless the pencil is symmetric."""
     matrix: np.ndarray
-    """(k, k): the pencil restricted to the subspace."""
+    """(k, k): the pencil restricted to the subspace. Of a `QuadraticPencil`, here and in what is derived from it, in variables in which
+    both halves of a vector are of the same size (`jordan_dist.quadratic`)."""
     verdict: str
     """`block`, `semisimple` (k independent eigenvectors), `blocks` (several Jordan blocks, k > 2) or `not-defective`."""
     weyr: tuple[int, ...]
@@ -131,7 +133,7 @@ def jordan_chain(
     B: Any = None,
     *,
     target: complex,
-    size: int = 2,
+    size: int | None = 2,
     dA: Any = None,
     dB: Any = None,
     symmetric: bool | None = None,
@@ -139,7 +141,8 @@ def jordan_chain(
     perturbation: float | None = None,
     comm: Any = None,
 ) -> JordanChain:
-    """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`.
+    """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`; size = None takes as many, from 2 to 6, as stand
+    clearest of the next, which costs some more solves.
 
     A, B: n x n, numpy, scipy sparse (one process) or PETSc matrices; B = None is the identity. A may be a `QuadraticPencil` of such
     matrices, whose chain is that of the linearized problem of order 2 n. With `comm`, an MPI communicator,
@@ -154,14 +157,21 @@ def jordan_chain(
 
     Raises ValueError for arguments that do not fit and NotConvergedError when there is no trustworthy answer.
     """
-    backend = backend_for(A, comm)
+    sigma = check_request(target, size, perturbation)
+    backend = backend_for(A, comm, frequency=abs(sigma))
     factor = None
     try:
-        problem = pencil(backend, A, B, dA, dB)
-        settle_symmetry(problem, symmetric)
-        check_gauge(gauge, problem, size)
-        sigma = complex(target)
-        factor, pair = factored_pair(problem, sigma, size)
+        while True:
+            problem = pencil(backend, A, B, dA, dB)
+            settle_symmetry(problem, symmetric)
+            check_gauge(gauge, problem, size)
+            factor, pair = factored_pair(problem, sigma, size)
+            size = len(pair.M)
+            check_gauge(gauge, problem, size)
+            if not backend.rescale(float(np.linalg.norm(np.linalg.eigvals(pair.M)) / np.sqrt(size))):
+                break
+            factor.destroy()
+            factor = None
         near = nearest_defective(pair.M)
         kind = classify(pair, near, perturbation)
         if problem.dA and kind[0] == "block":
@@ -173,10 +183,21 @@ def jordan_chain(
         backend.destroy()
 
 
-def check_gauge(gauge: str, problem: Pencil, size: int) -> None:
+def check_request(target: Any, size: Any, perturbation: Any) -> complex:
+    """The target as a number. ValueError for one that is none, and for a size or a perturbation that cannot be meant."""
+    if not isinstance(target, Number) or not np.isfinite(target):
+        raise ValueError(f"target must be one finite number, real or complex; it is {target!r}")
+    if size is not None and (not isinstance(size, Integral) or isinstance(size, bool)):
+        raise ValueError(f"size must be a whole number, the order of the Jordan block, or None; it is {size!r}")
+    if perturbation is not None and not (isinstance(perturbation, Real) and 0 <= perturbation < np.inf):
+        raise ValueError(f"perturbation must be a finite number that is not negative; it is {perturbation!r}")
+    return complex(target)
+
+
+def check_gauge(gauge: str, problem: Pencil, size: int | None) -> None:
     if gauge not in GAUGES:
         raise ValueError(f"gauge must be one of {', '.join(GAUGES)}; it is {gauge!r}")
-    if gauge == "biorthogonal" and not (problem.symmetric and size == 2):
+    if gauge == "biorthogonal" and not (problem.symmetric and size in (2, None)):
         raise ValueError("gauge='biorthogonal' needs a pencil that equals its transpose, and size=2")
 
 
@@ -189,7 +210,7 @@ def classify(pair: DeflatingPair, near: NearestDefective, perturbation: float | 
 def _second_order(problem: Pencil, factor: Any, pair: DeflatingPair, kind: tuple, gauge: str) -> JordanChain:
     """Moves the subspace and M along their derivatives to the exceptional point, and takes the chain there."""
     F, dM = projected_derivatives(problem, pair)
-    delta = ep_step(pair.M, dM, real=False, uncertainty=0.0).delta
+    delta = ep_step(pair.M, dM, real=False, uncertainty=pair.uncertainty).delta
     moves = [subspace_derivative(problem, factor, pair, f, d) for f, d in zip(F, dM, strict=True)]
     X = pair.X + sum(d * dX for d, dX in zip(delta, moves, strict=True))
     M = pair.M + sum(d * D for d, D in zip(delta, dM, strict=True))
@@ -225,15 +246,16 @@ def assemble_chain(
     chained = kind[0] in ("block", "blocks")
     if kind[0] == "blocks":
         near = nearest_defective(M, kind[1])
+    Q, R = backend.qr(backend.users_right(X))
     if chained:
         C = near.chain()
-        x0 = X @ C[:, 0]
-        pivot = backend.pivot(x0)
+        C = C @ _unit_gauge(R @ C, near.shift)
+        pivot = backend.pivot(Q @ (R @ C[:, 0]))
         C = C * (abs(pivot) / pivot)
         if gauge == "biorthogonal":
             C = C @ _biorthogonal(backend.inner((X @ C).conj(), problem.times_B(X @ C)))
     else:
-        C = np.eye(k, dtype=complex)
+        C = np.linalg.inv(R).astype(complex)
     V, W = np.asfortranarray(X @ C), np.asfortranarray(Y @ np.linalg.inv(C).conj().T)
     AV, BV, BX = problem.times_A(V), problem.times_B(V), problem.times_B(X)
 
@@ -241,12 +263,12 @@ def assemble_chain(
     # in A X.
     shift = BX @ (M - near.matrix)
     residual = problem.times_A(X) - BX @ M
-    backward_error = _norm2(backend, shift) + _norm2(backend, residual)
+    backward_error = sum(_norm2(backend, backend.users_image(Z @ np.linalg.inv(R))) for Z in (shift, residual))
     chain_residuals = ()
     if chained:
         previous = BV @ near.shift
         out = AV - eigenvalue * BV - previous - shift @ C
-        column = [np.sqrt(backend.sum(np.sum(np.abs(Z) ** 2, axis=0))) for Z in (out, AV, eigenvalue * BV, previous)]
+        column = [np.sqrt(backend.sum(np.sum(np.abs(backend.users_image(Z)) ** 2, axis=0))) for Z in (out, AV, eigenvalue * BV, previous)]
         chain_residuals = tuple(float(r) for r in column[0] / (column[1] + column[2] + column[3]))
     puiseux = ()
     if problem.dA and kind[0] == "block":
@@ -255,6 +277,7 @@ def assemble_chain(
             complex(backend.inner(left, problem.derivative(i, right, np.array([[eigenvalue]])))[0, 0]) for i in range(len(problem.dA))
         )
     N = given - np.trace(given) / k * np.eye(k)
+    V, W = backend.users_right(V), backend.users_left(W)
     return JordanChain(
         eigenvalue=eigenvalue,
         vectors=backend.export(V),
@@ -274,6 +297,19 @@ def assemble_chain(
         step=step,
         cost=backend.cost,
     )
+
+
+def _unit_gauge(V: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """C such that the chains in V C begin with vectors of norm 1, and a single one is orthogonal to its first: a number per chain,
+    and for a single one multiples of the chain moved by i."""
+    k = len(shift)
+    starts = np.cumsum(shift.sum(axis=0) == 0) - 1
+    first = np.linalg.norm(V[:, shift.sum(axis=0) == 0], axis=0)
+    C = np.diag(1 / first[starts]).astype(complex)
+    for i in range(1, k) if len(first) == 1 else ():
+        VC = V @ C
+        C = C - C @ (np.vdot(VC[:, 0], VC[:, i]) / np.linalg.norm(VC[:, 0]) ** 2 * np.eye(k, k=i))
+    return C
 
 
 def _biorthogonal(G: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ examples:
   mpirun -n 2 jordan-dist example resonators --ep --out runs/resonators
   jordan-dist example resonators --parameters=-0.1243+0.2748i --out runs/chain
   mpirun -n 2 jordan-dist chain A.mtx --B B.mtx --target 7.6-0.2i --out runs/mine
+  jordan-dist chain A.mtx --target 7.6-0.2i --size auto --known 1e-6 --out runs/bounds
   jordan-dist ep A0.npz --dA A1.npz --start 0.1+0.2i --target 7.6-0.2i --out runs/point
   jordan-dist scan A0.npy --dA A1.npy --window=-1-1i:1+1i --out runs/all
   jordan-dist scan resonators --window=-0.2-0.4i:0.2+0.4i --out runs/both
@@ -51,6 +52,9 @@ Matrices are read from Matrix Market (.mtx, .mtx.gz), scipy sparse (.npz), numpy
 The direct solver takes PETSc options with the prefix jordan_ from the environment, for example
 PETSC_OPTIONS="-jordan_mat_mumps_icntl_14 200".
 """
+
+
+PATIENCE = 5.0  # seconds in which ranks that fail alike come together
 
 
 class UsageError(ValueError):
@@ -81,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
     )
     _matrices(chain, "A", derivatives="derivatives by the parameters, one file each: the chain is then of second order")
     _wanted(chain)
+    chain.add_argument(
+        "--known", metavar="D", help="to what 2-norm the matrices are known: bounds of the errors of the chain (one more factorization)"
+    )
     _run_folder(chain, run_chain)
     ep = commands.add_parser("ep", help="the exceptional point of your family", description="The exceptional point near --start.", **shared)
     _matrices(ep, "A0", derivatives="A1, A2, .. of A0 + sum p_i A_i, one file per parameter")
@@ -130,7 +137,9 @@ def _matrices(command: argparse.ArgumentParser, first: str, *, derivatives: str,
 
 def _wanted(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", required=True, metavar="Z", help="near the eigenvalues, such as 7.6-0.2i")
-    command.add_argument("--size", type=int, default=2, metavar="K", help="of the Jordan block (default 2)")
+    command.add_argument(
+        "--size", default="2", metavar="K", help="of the Jordan block (default 2); `auto`: as many as stand clear of the next"
+    )
 
 
 def _run_folder(command: argparse.ArgumentParser, run: Any) -> None:
@@ -157,19 +166,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:  # --help
         return int(done.code or 0)
     except (UsageError, MissingExtraError) as error:
-        if rank == 0:
-            print(f"{io.PROGRAM}: {error}", file=sys.stderr)
-        return 2
+        return _ended(comm, rank, str(error), 2)
     except NotConvergedError as error:
-        if rank == 0:
-            print(f"{io.PROGRAM}: not converged: {error}", file=sys.stderr)
-        return 3
+        return _ended(comm, rank, f"not converged: {error}", 3)
+    except OSError as error:
+        return _ended(comm, rank, str(error), 2)
+    except MemoryError as error:
+        return _ended(comm, rank, f"not enough memory: {error}", 2)
+    except (np.linalg.LinAlgError, ArithmeticError) as error:
+        return _ended(comm, rank, f"not converged: numbers beyond double precision: {error}", 3)
     except KeyboardInterrupt:
         if comm is not None and comm.size > 1:
             comm.Abort(130)
         print(f"{io.PROGRAM}: interrupted", file=sys.stderr)
         return 130
-    except BaseException:
+    except BaseException as error:
+        if type(error).__module__.startswith("petsc4py"):
+            reason = " ".join(str(error).splitlines()[-1:]) or "without a reason"
+            return _ended(comm, rank, f"PETSc failed: {reason}: is there an option of it in the environment that does not fit?", 2)
         if comm is None or comm.size == 1:
             raise
         print(f"{io.PROGRAM}: rank {rank} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
@@ -177,6 +191,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     finally:
         log.removeHandler(progress)
+
+
+def _ended(comm: Any, rank: int, message: str, status: int) -> int:
+    """Says why, once, and returns the status. A rank that is alone in its failure ends all of them: the others wait for it in some
+    collective call, and would wait for ever."""
+    alike = True
+    if comm is not None and comm.size > 1:
+        from jordan_dist.backends.petsc import MPI
+
+        arrived, deadline = MPI.COMM_WORLD.Ibarrier(), time.monotonic() + PATIENCE
+        while not (alike := arrived.Test()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    if rank == 0 or not alike:
+        print(f"{io.PROGRAM}: {message}" if alike else f"{io.PROGRAM}: rank {rank} failed: {message}", file=sys.stderr, flush=True)
+    if not alike:
+        comm.Abort(status)
+    return status
 
 
 def _launched(what: str) -> int | None:
@@ -197,7 +228,7 @@ def _world() -> Any:
         petsc.require_complex()
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return petsc.MPI.COMM_WORLD
+    return petsc.MPI.COMM_WORLD.Dup()  # COMM_WORLD is kept for `_ended`, apart from what the others wait for
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -239,6 +270,14 @@ def _one_number(text: str, flag: str) -> complex:
     return complex(values[0])
 
 
+def _size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--size {text!r}: a whole number is needed, or auto")
+    return int(text)
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     """A ValueError about what the user brought, raised on all ranks alike, as a UsageError."""
@@ -271,20 +310,26 @@ def run_example(args: argparse.Namespace, comm: Any) -> int:
     _agreed(comm, io.check_folder, args.out, args.overwrite)
     log.info("%s: n = %d, %s", problem.title, problem.n, _where(comm))
 
-    chain, point, assembly = _solve(problem, parameters, comm, search=args.ep)
+    with _refusing():
+        chain, point, assembly = _solve(problem, parameters, comm, search=args.ep)
     about = {"name": problem.name, "title": problem.title, "n": problem.n, "cells": problem.cells, "target": complex(problem.target)}
+    about["dimensions"] = problem.dimensions
     return _finish(args, about | {"parameter_names": problem.parameter_names, "start": parameters}, chain, point, assembly, begun, comm)
 
 
 def run_chain(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
     target = _one_number(args.target, "--target")
+    known = None if args.known is None else _one_number(args.known, "--known").real
+    if known is not None and (args.dA or args.dB):
+        raise UsageError("--known is for a chain of first order: leave out --dA and --dB, which move it to other matrices")
     A, B, dA, dB, assembly = _read(args, comm)
     _agreed(comm, io.check_folder, args.out, args.overwrite)
     with _refusing():
-        chain = jordan_chain(A, B, target=target, size=args.size, dA=dA, dB=dB)
+        chain = jordan_chain(A, B, target=target, size=_size(args.size), dA=dA, dB=dB)
+        bounds = None if known is None or chain.verdict != "block" else vars(chain.forward_bounds(A, B, perturbation=known))
     count = max(len(dA), len(dB))
-    about = _about(args, chain, count) | {"target": target, "start": [0.0] * count}
+    about = _about(args, chain, count) | {"target": target, "start": [0.0] * count, "forward_bounds": bounds}
     problems.destroy(A, B, *dA, *dB)
     return _finish(args, about, chain, None, assembly, begun, comm)
 
@@ -297,7 +342,7 @@ def run_ep(args: argparse.Namespace, comm: Any) -> int:
     _agreed(comm, io.check_folder, args.out, args.overwrite)
     with _refusing():
         family = AffineFamily(A, dA, B, dB)
-        point = find_exceptional_point(family, start, target=target, size=args.size, window=window)
+        point = find_exceptional_point(family, start, target=target, size=_size(args.size), window=window)
     about = _about(args, point.chain, family.parameters) | {"target": target, "start": start}
     problems.destroy(A, B, *dA, *dB)
     return _finish(args, about, point.chain, point, assembly, begun, comm)
@@ -402,7 +447,10 @@ def _finish(
         "total": time.perf_counter() - begun,
     }
     result = _result(about, chain, point, comm) | {"seconds": seconds}
-    io.publish(args.out, result, _fields(chain), about["cells"], comm, petsc=getattr(args, "format", "npy") == "petsc")
+    linearized = None if chain.original_vectors is None else chain.vectors
+    grid = {"cells": about["cells"], "dimensions": about.get("dimensions", 1)}
+    petsc = getattr(args, "format", "npy") == "petsc"
+    io.publish(args.out, result, _fields(chain), comm=comm, **grid, linearized=linearized, petsc=petsc)
     problems.destroy(chain.vectors, chain.left_vectors, chain.original_vectors)
     if comm is None or comm.rank == 0:
         log.info("eigenvalue %s, verdict %s, %.1f s", format(chain.eigenvalue, ".12g"), chain.verdict, seconds["total"])
@@ -498,6 +546,7 @@ def run_verify(args: argparse.Namespace, comm: Any) -> int:
     _agreed(comm, io.check_folder, args.out, args.overwrite, io.VERIFY_FILES)
     begun = time.perf_counter()
     comm = comm if comm is not None and comm.size > 1 else None  # small dense pencils: LAPACK is the library for them on one process
+    log.setLevel(logging.WARNING)  # two thousand lines of how every chain was found would bury the table
     cases = verify.verify(comm=comm)
     passed = all(case.passed for case in cases)
     result = {

@@ -23,7 +23,11 @@ def projected_derivatives(pencil: Pencil, pair: DeflatingPair) -> tuple[list[np.
 
 def subspace_derivative(pencil: Pencil, factor: Factor, pair: DeflatingPair, F: np.ndarray, dM: np.ndarray) -> np.ndarray:
     """X' (n_local, k), the solution of a singular Sylvester equation with the same factorization as the subspaces."""
-    return complementary_solve(pencil, factor, pair.X, pair.Y, pair.M, -(F - pencil.times_B(pair.X) @ dM))
+    inside = pencil.times_B(pair.X) @ dM
+    right, scale = inside - F, pencil.backend.norm(F) + pencil.backend.norm(inside)
+    if pencil.backend.norm(right) <= 100 * EPS * scale:  # the subspace stays where it is, and what is left are rounding errors
+        return np.zeros_like(pair.X)
+    return complementary_solve(pencil, factor, pair.X, pair.Y, pair.M, right)
 
 
 def complementary_solve(
@@ -74,10 +78,13 @@ def ep_step(M: np.ndarray, dM: list[np.ndarray], *, real: bool, uncertainty: flo
     k = len(M)
     N = M - np.trace(M) / k * np.eye(k)
     dN = [D - np.trace(D) / k * np.eye(k) for D in dM]
+    if np.linalg.norm(N) <= 100 * uncertainty:  # k equal eigenvalues without a block: there is nowhere to go
+        return Step(np.zeros(len(dM)), 0.0, uncertainty)
     powers = [np.linalg.matrix_power(N, m) for m in range(k + 1)]
     f = np.array([np.trace(powers[m]) / m for m in range(2, k + 1)])
     J = np.array([[np.trace(powers[m - 1] @ D) for D in dN] for m in range(2, k + 1)])
-    if not np.linalg.norm(J) > 0:
+    rounding = uncertainty * max(np.linalg.norm(D) for D in dN) * max(np.linalg.norm(N) ** m for m in range(k - 1))
+    if not np.linalg.norm(J) > 10 * rounding:
         raise NotConvergedError("the parameters do not move the eigenvalues apart or together: no step towards an exceptional point")
     inverse = np.linalg.pinv(np.vstack([J.real, J.imag])) if real else np.linalg.pinv(J)
     delta = -inverse @ (np.concatenate([f.real, f.imag]) if real else f)

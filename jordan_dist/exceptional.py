@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from jordan_dist.backends import backend_for
-from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, classify
+from jordan_dist.backends import SingularFactorError, backend_for
+from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, check_request, classify
 from jordan_dist.derivative import ep_step, projected_derivatives
 from jordan_dist.pencil import AffineFamily, ParametricPencil, matrices_of, settle_symmetry
 from jordan_dist.projected import nearest_defective
@@ -22,8 +22,11 @@ from jordan_dist.subspace import EPS, DeflatingPair, NotConvergedError, factored
 
 log = logging.getLogger("jordan_dist")
 
-MAX_STEPS = 40
-MAX_FACTORIZATIONS = 8
+MAX_STEPS = 60
+MAX_FACTORIZATIONS = 3  # per step: if the next eigenvalue is so near that new factors do not help, a shorter step will
+REACH = 1.0  # of the gap: farther, the projected pencil of here says nothing about there
+SHORTEST = 2.0**-8  # part of a step below which damping gives up
+SECTOR = 0.3  # cosine of the angle between the subspaces before and after a step, below which another mode has taken over
 PATIENCE = 20  # sweeps with a frozen factorization before a new one is cheaper
 LOOSE = 1e-6  # residual after the first step, which is rough anyway: M is accurate to its square
 
@@ -36,7 +39,9 @@ class SearchStep:
     eigenvalues: np.ndarray
     """(k,), at these parameters."""
     step: float
-    """||delta||: how far the next parameters are."""
+    """||delta||: how far the next parameters would be."""
+    fraction: float
+    """The part of the step that was taken, below 1 where it was too long to follow."""
     residual: float
     sweeps: int
 
@@ -84,7 +89,7 @@ def find_exceptional_point(
     start: Any,
     *,
     target: complex,
-    size: int = 2,
+    size: int | None = 2,
     symmetric: bool | None = None,
     gauge: str = "unit",
     perturbation: float | None = None,
@@ -101,19 +106,22 @@ def find_exceptional_point(
     window: two opposite corners, each of one number per parameter; a search that leaves it ends.
     The other arguments are those of `jordan_chain`.
 
+    A step that would move the eigenvalues farther than the next one is away is shortened, and so is one that the subspace cannot
+    follow, or after which it is another one: the modes of another symmetry are not what the search is for.
+
     Raises ValueError for arguments that do not fit, and NotConvergedError, with the steps in its `history`, when there is no
     exceptional point to be found.
     """
-    p = parameters_of(start)
+    p, target = parameters_of(start), check_request(target, size, perturbation)
     window = None if window is None else Window.between(window)
     if window is not None and (window.lower.size != p.size or not window.holds(p)):
         raise ValueError(f"start = {p} is not in the window from {window.lower} to {window.upper}")
-    backend = backend_for(matrices_of(family, p)[0], comm)
+    backend = backend_for(matrices_of(family, p)[0], comm, frequency=abs(target))
     search = None
     history: list[SearchStep] = []
     try:
-        search = Search(ParametricPencil(backend, family, p.size), p, complex(target), size, symmetric, history)
-        check_gauge(gauge, search.problem, size)
+        search = Search(ParametricPencil(backend, family, p.size), p, target, size, symmetric, history)
+        check_gauge(gauge, search.problem, len(search.pair.M))
         pair = search.run(window)
         near = nearest_defective(pair.M)
         kind = classify(pair, near, perturbation)
@@ -121,6 +129,12 @@ def find_exceptional_point(
             raise NotConvergedError(f"the search ended at {search.p} in a degeneracy that is no single Jordan block (verdict: {kind[0]})")
         chain = assemble_chain(search.problem, pair, near, kind, gauge, pair.M)
         return ExceptionalPoint(parameters=search.p, chain=chain, history=tuple(history))
+    except SingularFactorError as error:
+        failure = NotConvergedError(
+            f"the search came to parameters {p if search is None else search.p} where A - sigma B cannot be factorized: {error}"
+        )
+        failure.history = tuple(history)
+        raise failure from error
     except NotConvergedError as error:
         error.history = tuple(history)
         raise
@@ -145,8 +159,8 @@ class Search:
         self.real = not np.iscomplexobj(p)
         self.problem = family.at(p)
         settle_symmetry(self.problem, symmetric)
-        self.factorizations = 1
         self.factor, self.pair = factored_pair(self.problem, target, size)
+        self.reach = REACH * self.pair.gap
 
     def destroy(self) -> None:
         self.factor.destroy()
@@ -156,10 +170,15 @@ class Search:
         sweeps, previous = 0, np.inf
         for number in range(MAX_STEPS):
             pair = self.pair
-            step = ep_step(pair.M, projected_derivatives(self.problem, pair)[1], real=self.real, uncertainty=pair.uncertainty)
+            dM = projected_derivatives(self.problem, pair)[1]
+            step = ep_step(pair.M, dM, real=self.real, uncertainty=pair.uncertainty)
             size = float(np.linalg.norm(step.delta))
             values = np.linalg.eigvals(pair.M)
-            self.history.append(SearchStep(parameters=self.p, eigenvalues=values, step=size, residual=pair.residual, sweeps=sweeps))
+            moves = np.linalg.norm(np.tensordot(step.delta, dM, axes=1), 2) if np.isfinite(size) else np.inf
+            fraction = min(1.0, self.reach / moves) if moves else 1.0
+            self.history.append(
+                SearchStep(parameters=self.p, eigenvalues=values, step=size, fraction=fraction, residual=pair.residual, sweeps=sweeps)
+            )
             log.info("step %d: |delta| %.1e, residual %.1e, %d sweeps", number, size, pair.residual, sweeps)
             if not np.isfinite(size):
                 raise NotConvergedError(f"step {number} is not finite")
@@ -171,18 +190,41 @@ class Search:
                         f"in the complex plane; start from complex parameters, or vary more of them"
                     )
                 return pair
-            self.p, previous = self.p + step.delta, size
-            if window is not None and not window.holds(self.p):
-                raise NotConvergedError(f"step {number} of the search left the window, to {self.p}")
-            sweeps = self.follow(LOOSE if number == 0 else 0.0)
+            if window is not None and not window.holds(self.p + fraction * step.delta):
+                raise NotConvergedError(f"step {number} of the search left the window, to {self.p + fraction * step.delta}")
+            previous = size
+            sweeps, fraction = self.advance(step.delta, fraction, LOOSE if number == 0 else 0.0)
+            self.history[-1] = replace(self.history[-1], fraction=fraction)
         raise NotConvergedError(f"no exceptional point within {MAX_STEPS} steps; the last one was {size:.1e}")
+
+    def advance(self, delta: np.ndarray, fraction: float, tolerance: float) -> tuple[int, float]:
+        """Makes the given part of a step, or half of it, or a quarter ..: the first after which the subspace is that of before,
+        turned a little. Returns the number of sweeps and the part."""
+        before, shortest = (self.p, self.problem, self.pair), SHORTEST * fraction
+        while True:
+            self.p = before[0] + fraction * delta
+            try:
+                sweeps = self.follow(tolerance)
+                cosine = float(np.linalg.svd(self.problem.backend.inner(before[2].X, self.pair.X), compute_uv=False)[-1])
+                if cosine >= SECTOR:
+                    return sweeps, fraction
+                raise NotConvergedError(
+                    f"on the way from {before[0]} to {self.p} other modes take over (cosine of the angle between the subspaces "
+                    f"{cosine:.2g}): start nearer, or at another target"
+                )
+            except NotConvergedError as error:
+                self.p, self.problem, self.pair = before
+                fraction /= 2
+                if fraction < shortest:
+                    raise
+                log.info("%s; trying %.2g of the step", error, fraction)
 
     def follow(self, tolerance: float) -> int:
         """Carries the subspaces to the present parameters; returns the number of sweeps."""
         was = self.problem
         self.problem = self.family.at(self.p)
         self.problem.symmetric = was.symmetric
-        total = 0
+        total = factorizations = 0
         while True:
             pair, sweeps, good = refine(
                 self.problem, self.factor, self.pair.X, self.pair.Y, self.pair.others, tolerance=tolerance, sweeps=PATIENCE
@@ -191,13 +233,13 @@ class Search:
             if good:
                 self.pair = pair
                 return total
-            if self.factorizations == MAX_FACTORIZATIONS:
+            if factorizations == MAX_FACTORIZATIONS:
                 raise NotConvergedError(
                     f"the subspace could not follow the parameters to {self.p}: residual {pair.residual:.1e} after "
-                    f"{self.factorizations} factorizations; the next eigenvalue is probably too near"
+                    f"{factorizations} new factorizations; the next eigenvalue is probably too near"
                 )
             shift = self.pair.mean
             log.info("residual %.1e after %d sweeps: a new factorization, at %s", pair.residual, sweeps, format(shift, ".6g"))
             self.factor.destroy()
             self.factor = self.problem.factor(shift)
-            self.factorizations += 1
+            factorizations += 1

@@ -1,5 +1,5 @@
 """What a run leaves in its folder: result.json, the chain as chain.npy or chain.petsc, and of problems on a grid pictures of the modes
-as modes.npz."""
+as modes.npz and the vectors as fields.vtk; of a quadratic problem also the chain of the linearized one, as linearized.npy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from jordan_dist.problems import CELLS
 
 PROGRAM = "jordan-dist"
 RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT = "result.json", "chain.npy", "chain.petsc", "modes.npz", "report.html"
-FILES = (RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT)  # the first says which program wrote the folder
+FIELDS, LINEARIZED = "fields.vtk", "linearized.npy"
+FILES = (RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT, FIELDS, LINEARIZED)  # the first says which program wrote the folder
 SCAN_FILES = ("scan.json",)
 VERIFY_FILES = ("verify.json", "verify.png", "verify.svg")
 
@@ -74,19 +75,53 @@ def write_chain(path: Path, vectors: Any, comm: Any = None, *, petsc: bool = Fal
     X, start, n = local_block(vectors)
     k = X.shape[1]
     if petsc:
-        header = petsc_dense_header(n, k)
-        parts = [(start * k, X.astype(">c16", order="C"))]
-    else:
-        head = io.BytesIO()
-        np.lib.format.write_array_header_1_0(head, {"descr": "<c16", "fortran_order": True, "shape": (n, k)})
-        header = head.getvalue()
-        parts = [(j * n + start, X[:, j].astype("<c16", copy=False)) for j in range(k)]
+        _write(path, [(petsc_dense_header(n, k), n * k, start * k, X.astype(">c16", order="C"))], comm)
+        return
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<c16", "fortran_order": True, "shape": (n, k)})
+    columns = [(head.getvalue() if j == 0 else b"", n, start, X[:, j].astype("<c16", copy=False)) for j in range(k)]
+    _write(path, columns, comm)
+
+
+def write_linearized(path: Path, vectors: Any, comm: Any = None) -> None:
+    """The vectors [x; y] of a linearized problem, of which a dense PETSc matrix has the rows of x above those of y on every rank, as an
+    .npy file like that of `write_chain`, with all of x first."""
+    X, start, n = local_block(vectors)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<c16", "fortran_order": True, "shape": (n, X.shape[1])})
+    halves = [half.astype("<c16", copy=False) for x in X.T for half in np.split(x, 2)]
+    _write(path, [(b"" if i else head.getvalue(), n // 2, start // 2, half) for i, half in enumerate(halves)], comm)
+
+
+def write_fields(path: Path, vectors: Any, cells: int, dimensions: int, title: str, comm: Any = None) -> None:
+    """The vectors x0, j1, .. on a grid of `cells` per side as a VTK file (legacy, binary, structured points; ParaView reads it): an array
+    per vector with the components real and imaginary part. The last index of an unknown, which runs fastest, is the x of VTK."""
+    X, start, n = local_block(vectors)
+    sides = " ".join(str(cells if axis < dimensions else 1) for axis in range(3))
+    name = title.encode("ascii", "replace").decode().replace("\n", " ")[:200]
+    head = (
+        f"# vtk DataFile Version 3.0\n{name}\nBINARY\nDATASET STRUCTURED_POINTS\nDIMENSIONS {sides}\nORIGIN 0 0 0\nSPACING 1 1 1\n"
+        f"POINT_DATA {n}\nFIELD chain {X.shape[1]}\n"
+    )
+    arrays = [
+        (f"{'' if i else head}{f'j{i}' if i else 'x0'} 2 {n} double\n".encode(), n, start, x.astype(">c16")) for i, x in enumerate(X.T)
+    ]
+    _write(path, arrays, comm)
+
+
+def _write(path: Path, arrays: list[tuple[bytes, int, int, np.ndarray]], comm: Any) -> None:
+    """A file of arrays of complex numbers with a header each: the header, how many numbers there are, and those of this rank with the
+    place of their first (collective)."""
     if comm is None:
-        path.write_bytes(header + b"".join(part.tobytes() for _, part in parts))
+        path.write_bytes(b"".join(header + part.tobytes() for header, _, _, part in arrays))
         return
     from jordan_dist.backends.petsc import write_parts
 
-    write_parts(str(path), header, parts, n * k, comm)
+    parts, end = [], 0
+    for header, count, start, part in arrays:
+        parts.append((end, header, end + len(header) + 16 * start, part))
+        end += len(header) + 16 * count
+    write_parts(str(path), parts, end, comm)
 
 
 def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | None:
@@ -107,22 +142,39 @@ def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | No
     return None if pictures is None else np.sqrt(pictures * (side * width / n)).reshape(-1, side, width)
 
 
-def publish(folder: Path, result: dict[str, Any], vectors: Any, cells: int | None = None, comm: Any = None, *, petsc: bool = False) -> None:
+def publish(
+    folder: Path,
+    result: dict[str, Any],
+    vectors: Any,
+    cells: int | None = None,
+    comm: Any = None,
+    *,
+    dimensions: int = 1,
+    linearized: Any = None,
+    petsc: bool = False,
+) -> None:
     """Writes a run (collective). An older run goes first and result.json comes last, so that a folder with one is complete. Without
-    `cells`, those per side of a grid, there are no pictures."""
+    `cells`, those per side of a grid, there are no pictures; `linearized` are the vectors of which `vectors` are the first half."""
     root = comm is None or comm.rank == 0
-    chain = PETSC_CHAIN if petsc else CHAIN
-    part = folder / f".{chain}.part"
+    files = {PETSC_CHAIN if petsc else CHAIN: lambda path: write_chain(path, vectors, comm, petsc=petsc)}
+    if cells is not None and dimensions > 1:
+        files[FIELDS] = lambda path: write_fields(path, vectors, cells, dimensions, result["title"], comm)
+    if linearized is not None:
+        files[LINEARIZED] = lambda path: write_linearized(path, linearized, comm)
+    parts = {name: folder / f".{name}.part" for name in files}
     if root:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
     if comm is not None:
-        comm.Barrier()  # nobody may open the file before the old one is gone
-    write_chain(part, vectors, comm, petsc=petsc)
+        comm.Barrier()  # nobody may open a file before the old one is gone
+    for name, write in files.items():
+        write(parts[name])
     pictures = None if cells is None else mode_pictures(vectors, cells, comm)
     if root:
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
-        part.rename(folder / chain)
+        for name, part in parts.items():
+            part.rename(folder / name)
         if pictures is not None:
             np.savez_compressed(folder / MODES, modes=pictures.astype(np.float32))
         write_json(folder / RESULT, result)

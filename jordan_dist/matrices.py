@@ -28,19 +28,11 @@ def read_matrix(path: str | Path, comm: Any = None) -> Any:
     path = Path(path)
     if comm is None:
         return read_rows(path, None)[0]
-    from jordan_dist.backends.petsc import matrix_from_rows, mpi_comm, owned_rows, require_complex
+    from jordan_dist.backends.petsc import agreed, matrix_from_rows, mpi_comm, owned_rows, require_complex
 
     require_complex()
     comm = mpi_comm(comm)
-    rows, message = None, None
-    try:
-        rows, n = read_rows(path, lambda n: owned_rows(n, comm))
-    except ValueError as error:
-        message = str(error)
-    # a rank may be alone in what it reads: the message of the first goes to all
-    message = next((m for m in comm.allgather(message) if m is not None), None)
-    if message is not None:
-        raise ValueError(message)
+    rows, n = agreed(comm, lambda: read_rows(path, lambda n: owned_rows(n, comm)))
     return matrix_from_rows(scipy.sparse.csr_array(rows), n, comm)
 
 

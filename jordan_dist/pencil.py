@@ -80,13 +80,21 @@ class Pencil:
     def factor(self, sigma: complex) -> Factor:
         """A factorization of A - sigma B. If sigma is an eigenvalue to the last bit it moves by 1e-8 of itself: how accurate the
         factors are changes the number of sweeps only."""
-        size = max(abs(sigma), np.finfo(float).eps * self.norm_A() / max(self.norm_B(), np.finfo(float).tiny))
-        for shift in (sigma, sigma + 1e-8 * size, sigma + 1e-6j * size):
+        for shift in (sigma, *self.beside(sigma)):
             try:
                 return self.backend.factor([*self.A, *((-shift * c, B) for c, B in self.B)], symmetric=self.symmetric)
             except SingularFactorError as error:
                 failure = error
-        raise ValueError(f"A - sigma B is singular at and near sigma = {sigma}: is the pencil regular? ({failure})")
+        raise self.singular(sigma, failure)
+
+    def beside(self, sigma: complex) -> tuple[complex, complex]:
+        """Shifts that serve as well as one on an eigenvalue."""
+        size = max(abs(sigma), np.finfo(float).eps * self.norm_A() / max(self.norm_B(), np.finfo(float).tiny))
+        return sigma + 1e-8 * size, sigma + 1e-6j * size
+
+    @staticmethod
+    def singular(sigma: complex, failure: Exception) -> ValueError:
+        return ValueError(f"A - sigma B is singular at and near sigma = {sigma}: is the pencil regular? ({failure})")
 
 
 def apply_sum(backend: Backend, terms: Sum, X: np.ndarray, *, adjoint: bool = False) -> np.ndarray:

@@ -5,7 +5,20 @@ With y = [x; l x] the problem is the companion pencil
     [     0         I    ]         [ I   0   ]
     [ -stiffness  -damping ] y = l [ 0  mass ] y
 
-Its matrices, its derivatives and A - sigma B all have the form [[a I, b I], [P, Q]], of which only P and Q are kept, as sums of
+What is solved is that pencil in the variables [x; (l / w) x] with w of the size of the eigenvalues, and with its second row divided
+by w m, m = ||mass||:
+
+    [          0                w I        ]             [ I     0     ]
+    [ -stiffness / (w m)    -damping / m   ] y_w  =  l   [ 0  mass / m ] y_w
+
+because distances mean nothing unless both halves of y_w are of the same size: for large l two modes that differ in x alone would
+look as far apart as the x are, or for small l two eigenvalues that share one x as one Jordan block. (It is the scaling l = w mu of
+Fan, Lin and Van Dooren, SIAM J. Matrix Anal. Appl. 26 (2004) 252-270, but they take w = (||stiffness|| / ||mass||)^(1/2), the
+size of the largest eigenvalues: 600 for a membrane of which the lowest mode is at 4.4.) w and m are powers of two, so that
+scaling makes no rounding errors, and l is not scaled. Vectors and residuals are returned for the unscaled pencil, in which the
+gauge holds.
+
+The matrices, derivatives and A - sigma B all have the form [[a I, b I], [P, Q]], of which only P and Q are kept, as sums of
 the user's matrices. A solve eliminates the second half of y: what is factorized is P - (a/b) Q, of the size of the problem, and
 that is -(stiffness + sigma damping + sigma^2 mass) for A - sigma B. A left eigenvector is [(damping + l mass)^H u; u] with
 u^H (l^2 mass + l damping + stiffness) = 0.
@@ -65,12 +78,38 @@ class CompanionBackend(BlockVectors):
     def __init__(self, base: Backend):
         super().__init__(2 * base.n, 2 * base.start, 2 * base.stop, base.comm)
         self.base, self.cost = base, base.cost
+        self.column = self.row = 1.0
+        """w and w m: what the second half of the vectors and the second row of the pencil are divided by."""
 
     @classmethod
-    def around(cls, A: QuadraticPencil, comm: Any = None) -> CompanionBackend:
+    def around(cls, A: QuadraticPencil, comm: Any = None, frequency: float | None = None) -> CompanionBackend:
         if A.mass is None or A.stiffness is None:
             raise ValueError("a QuadraticPencil needs a mass and a stiffness matrix; only its damping may be left out")
-        return cls(backend_for(A.stiffness, comm))
+        made = cls(backend_for(A.stiffness, comm))
+        if frequency is not None:
+            mass, stiffness = (
+                made.base.matrix_norm(made.base.matrix(D, f"{part} of A")) for D, part in ((A.mass, "mass"), (A.stiffness, "stiffness"))
+            )
+            mass = mass or 1.0
+            made.column = _power_of_two(frequency or np.sqrt(stiffness / mass) or 1.0)
+            made.row = made.column * _power_of_two(mass)
+        return made
+
+    def rescale(self, frequency: float) -> bool:
+        if not 0 < frequency < np.inf or 0.25 <= frequency / self.column <= 4:
+            return False
+        was, self.column = self.column, _power_of_two(frequency)
+        self.row *= self.column / was
+        return True
+
+    def users_right(self, X: np.ndarray) -> np.ndarray:
+        return _lower_times(self.column, X)
+
+    def users_left(self, Y: np.ndarray) -> np.ndarray:
+        return _lower_times(1 / self.row, Y)
+
+    def users_image(self, R: np.ndarray) -> np.ndarray:
+        return _lower_times(self.row, R)
 
     def parts(self, x: np.ndarray) -> list[np.ndarray]:
         return np.split(x, 2)
@@ -120,6 +159,15 @@ class CompanionBackend(BlockVectors):
         self.base.destroy()
 
 
+def _power_of_two(size: float) -> float:
+    return float(2.0 ** np.round(np.log2(size)))
+
+
+def _lower_times(c: float, X: np.ndarray) -> np.ndarray:
+    top, bottom = np.split(X, 2)
+    return np.asfortranarray(np.vstack([top, c * bottom]))
+
+
 class CompanionFactor:
     """Solves with [[a I, b I], [P, Q]] from a factorization of P - (a/b) Q."""
 
@@ -156,9 +204,14 @@ def linearized(backend: CompanionBackend, A: QuadraticPencil, dA: list[Quadratic
             for part, D in zip(("mass", "damping", "stiffness"), Q.parts, strict=True)
         )
         symmetric = all(equals_transpose(backend.base, D) for _, D in (*mass, *damping, *stiffness))
-        common = {"symmetric": symmetric}
-        A_part = Companion(a=0.0, b=one, P=[(-c, D) for c, D in stiffness], Q=[(-c, D) for c, D in damping], **common)
-        return A_part, Companion(a=one, b=0.0, P=[], Q=mass, **common)
+        w, row = backend.column, backend.row
+        P, Q, Q_of_B = (
+            [(c * factor, D) for c, D in terms] for terms, factor in ((stiffness, -1 / row), (damping, -w / row), (mass, w / row))
+        )
+        return (
+            Companion(a=0.0, b=one * w, P=P, Q=Q, symmetric=symmetric),
+            Companion(a=one, b=0.0, P=[], Q=Q_of_B, symmetric=symmetric),
+        )
 
     pairs = []
     for i, D in enumerate(dA):

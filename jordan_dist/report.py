@@ -106,6 +106,12 @@ def _residuals(result: dict) -> list[tuple[str, str]]:
     for i, (residual, norm) in enumerate(zip(result["chain_residuals"], result["vector_norms"], strict=True)):
         label = "eigenvector x0" if i == 0 else f"Jordan vector j{i}"
         rows.append((f"{label} (norm {norm:.6g})", f"{residual:.1e}"))
+    bounds = result.get("forward_bounds")
+    if bounds:
+        known = f"bound of the error, matrices known to {bounds['perturbation']:.1e}"
+        rows.append((f"eigenvalue: {known}", _number(bounds["eigenvalue"], 2)))
+        names = ["x0", *(f"j{i}" for i in range(1, len(bounds["vectors"])))]
+        rows += [(f"{name}: {known}, relative", _number(bound, 2)) for name, bound in zip(names, bounds["vectors"], strict=True)]
     return rows
 
 

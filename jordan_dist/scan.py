@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg
 
 from jordan_dist.backends import backend_for, is_petsc
+from jordan_dist.chain import check_request
 from jordan_dist.exceptional import ExceptionalPoint, Search, Window, find_exceptional_point
 from jordan_dist.pencil import AffineFamily, ParametricPencil, matrices_of
 from jordan_dist.quadratic import QuadraticPencil
@@ -79,12 +80,13 @@ def scan_exceptional_points(
     """
     plane = _Plane(window)
     A = matrices_of(family, plane.parameters((0.5, 0.5)))[0]
-    backend = backend_for(A, comm)
+    target = None if target is None else check_request(target, group, None)
+    backend = backend_for(A, comm, frequency=None if target is None else abs(target))
     followed = None
     try:
         pencils = ParametricPencil(backend, family, plane.count)
         if target is not None:
-            followed = _Group(pencils, plane, complex(target), group, symmetric)
+            followed = _Group(pencils, plane, target, group, symmetric)
         elif is_petsc(A) or isinstance(A, QuadraticPencil) or comm is not None or backend.n > LARGEST_DENSE:
             raise ValueError(
                 f"a scan of all eigenvalues is for numpy and scipy matrices of order up to {LARGEST_DENSE}; name a target near the "
@@ -160,7 +162,6 @@ class _Group:
 
     def at(self, z: tuple[float, float]) -> tuple[np.ndarray, None]:
         self.search.p = self.plane.parameters(z)
-        self.search.factorizations = 1
         self.search.follow(FOLLOWED)
         return np.linalg.eigvals(self.search.pair.M), None
 

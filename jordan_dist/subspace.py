@@ -19,7 +19,7 @@ from itertools import combinations
 import numpy as np
 import scipy.linalg
 
-from jordan_dist.backends import BlockVectors, Factor
+from jordan_dist.backends import BlockVectors, Factor, SingularFactorError
 from jordan_dist.pencil import Pencil
 
 log = logging.getLogger("jordan_dist")
@@ -27,9 +27,12 @@ log = logging.getLogger("jordan_dist")
 EPS = np.finfo(float).eps
 GUARDS = 2  # columns beyond k in the Krylov blocks: they carry the eigenvalues next to the wanted ones
 MAX_BLOCKS = 12
+LARGEST_SIZE = 6  # that is found by itself
 # A set of eigenvalues is torn from its neighbours if one is nearer than this part of the set's own diameter, and clear of them if
 # all are further than this multiple of it.
 TORN, CLEAR = 0.1, 2.0
+ROUNDED = 1e3 * EPS  # of the largest: a smaller distance of eigenvalues is none
+LARGEST = 1e150  # the square of a norm must be a number
 
 
 class NotConvergedError(RuntimeError):
@@ -87,20 +90,41 @@ def start(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> tuple[np.nd
 def check_cluster(values: np.ndarray, sigma: complex, k: int) -> None:
     """Raises TornClusterError if the first k of the eigenvalues, which are in the order of their distance from sigma, tear a group of
     near ones apart."""
-
-    def quality(chosen: tuple[int, ...]) -> float:
-        inside, outside = values[list(chosen)], np.delete(values, chosen)
-        diameter = max(np.abs(inside[:, None] - inside).max(), EPS * np.abs(values).max())
-        return np.abs(inside[:, None] - outside).min() / (diameter or 1.0)
-
-    if values.size <= k or quality(tuple(range(k))) >= TORN:
+    if values.size <= k or quality(values, tuple(range(k))) >= TORN:
         return
-    best = max(combinations(range(values.size), k), key=quality)
-    instead = complex(values[list(best)].mean()) if quality(best) >= CLEAR else None
+    best = max(combinations(range(values.size), k), key=lambda chosen: quality(values, chosen))
+    instead = complex(values[list(best)].mean()) if quality(values, best) >= CLEAR else None
     near = ", ".join(format(complex(v), ".6g") for v in values)
     raise TornClusterError(
         f"the {k} eigenvalues nearest {sigma:.6g} do not stand clear of the next ({near}): choose another target or size", instead
     )
+
+
+def cluster_size(pencil: Pencil, factor: Factor, sigma: complex) -> int:
+    """How many of the eigenvalues nearest sigma belong together: as many, from 2 to LARGEST_SIZE, as stand clearest of the next,
+    their distance to it relative to the diameter of the group. TornClusterError if no group stands clear."""
+    backend = pencil.backend
+    largest = min(LARGEST_SIZE, backend.n)
+    if largest < 2:
+        raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is None")
+    _, _, theta = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), largest)
+    values = sigma + 1 / theta[np.abs(theta) > 0]
+    clear = {k: quality(values, tuple(range(k))) for k in range(2, min(LARGEST_SIZE, values.size - 1) + 1)}
+    if backend.n == 2:
+        return 2
+    best = max(clear, key=clear.get, default=0)
+    if not best or clear[best] < CLEAR:
+        near = ", ".join(format(complex(v), ".6g") for v in values)
+        raise TornClusterError(f"no group of the eigenvalues nearest {sigma:.6g} ({near}) stands clear of the next: name a size", None)
+    log.info("%d eigenvalues belong together, %.1e times nearer to each other than the next", best, clear[best])
+    return best
+
+
+def quality(values: np.ndarray, chosen: tuple[int, ...]) -> float:
+    """How clear the chosen values stand of the others: their distance to these, in diameters of the chosen."""
+    inside, outside = values[list(chosen)], np.delete(values, chosen)
+    diameter = max(np.abs(inside[:, None] - inside).max(), ROUNDED * np.abs(values).max())
+    return np.abs(inside[:, None] - outside).min() / (diameter or 1.0)
 
 
 def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -170,13 +194,14 @@ def refine(
         BXM = BX @ M
         R = AX - BXM
         scale = backend.norm(AX) + backend.norm(BXM)
+        scale = scale or 1.0  # A X = 0 is an eigenvalue 0 without an error
         residual = backend.norm(R) / scale
         rounding = EPS * (norm_A + np.linalg.norm(M) * norm_B) * np.sqrt(X.shape[1])
         floor = rounding / scale  # where rounding errors put the residual
         if not pencil.symmetric:
             AY, BYM = pencil.adjoint_A(Y), pencil.adjoint_B(Y) @ M.conj().T
             R_left = AY - BYM
-            residual = max(residual, backend.norm(R_left) / (backend.norm(AY) + backend.norm(BYM)))
+            residual = max(residual, backend.norm(R_left) / ((backend.norm(AY) + backend.norm(BYM)) or 1.0))
         idle = 0 if residual < 0.7 * best else idle + 1
         best = min(best, residual)
         settled = idle >= 3 and residual <= 1e3 * floor  # no longer falling: rounding, if it is anywhere near that
@@ -191,12 +216,27 @@ def refine(
     raise AssertionError("unreachable: the last sweep returns")
 
 
-def factored_pair(pencil: Pencil, sigma: complex, k: int) -> tuple[Factor, DeflatingPair]:
-    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma. If these would tear apart eigenvalues
+def factored_pair(pencil: Pencil, sigma: complex, k: int | None) -> tuple[Factor, DeflatingPair]:
+    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma (k = None: of as many as belong
+    together). If these would tear apart eigenvalues
     that belong together while k others nearby stand clear, the others are taken, from a factorization at their mean, with a warning.
     """
+    for name, norm in (("A", pencil.norm_A()), ("B", pencil.norm_B())):
+        if norm and not 1 / LARGEST < norm < LARGEST:
+            raise ValueError(f"{name} has the norm {norm:.1e}, of which double precision has no square: choose other units")
+    for shift in (sigma, *pencil.beside(sigma)):
+        try:
+            return _factored_pair(pencil, shift, k)
+        except SingularFactorError as error:  # that of A - shift B went well, and the solves with it overflow
+            failure = error
+    raise pencil.singular(sigma, failure)
+
+
+def _factored_pair(pencil: Pencil, sigma: complex, k: int | None) -> tuple[Factor, DeflatingPair]:
     factor = pencil.factor(sigma)
     try:
+        if k is None:
+            k = cluster_size(pencil, factor, sigma)
         try:
             return factor, deflating_pair(pencil, factor, sigma, k)
         except TornClusterError as torn:

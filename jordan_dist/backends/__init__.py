@@ -130,6 +130,23 @@ class BlockVectors:
         """The local rows in pieces that are consecutive over the ranks: all ranks' first pieces come before all second ones."""
         return [x]
 
+    def rescale(self, frequency: float) -> bool:
+        """Adapts the variables of a linearization to eigenvalues of this modulus; True if they change, which makes everything in
+        the old ones invalid."""
+        return False
+
+    def users_right(self, X: np.ndarray) -> np.ndarray:
+        """Right vectors in the user's variables: this and the two below undo the scaling of a linearization."""
+        return X
+
+    def users_left(self, Y: np.ndarray) -> np.ndarray:
+        """Left vectors in the user's variables."""
+        return Y
+
+    def users_image(self, R: np.ndarray) -> np.ndarray:
+        """What A or B make of right vectors, with the user's A and B."""
+        return R
+
     def original(self, X: np.ndarray) -> Any:
         """The vectors of the problem that a linearization stands for, exported; None if this is none."""
         return None
@@ -208,13 +225,14 @@ def vectors_of(block: Any) -> BlockVectors:
     return BlockVectors(size[0] if isinstance(size, tuple) else size, *block.getOwnershipRange(), mpi_comm(block.getComm()))
 
 
-def backend_for(A: Any, comm: Any = None) -> Backend:
+def backend_for(A: Any, comm: Any = None, *, frequency: float | None = None) -> Backend:
     """PETSc for a PETSc matrix or when `comm` is given (every rank then brings the whole matrix), scipy on one process
-    otherwise."""
+    otherwise. frequency: modulus of the eigenvalues for which the linearization of a `QuadraticPencil` is scaled; None leaves
+    it as it is, 0 takes one from the norms of its matrices."""
     from jordan_dist.quadratic import CompanionBackend, QuadraticPencil
 
     if isinstance(A, QuadraticPencil):
-        return CompanionBackend.around(A, comm)
+        return CompanionBackend.around(A, comm, frequency)
     if is_petsc(A) or comm is not None:
         from jordan_dist.backends.petsc import PetscBackend
 

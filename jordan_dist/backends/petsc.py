@@ -6,6 +6,7 @@ PETSC_OPTIONS), so that a user's options win over the defaults here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ except ImportError as error:
 LARGEST_FOR_PETSC_LU = 200_000
 # MUMPS estimates its workspace before it pivots; more room (in percent) is cheap beside starting again.
 WORKSPACE = (80, 250, 1000)
+ZERO_PIVOT = 71  # PETSC_ERR_MAT_LU_ZRPVT
 
 
 def require_complex() -> None:
@@ -63,6 +65,22 @@ def owned_rows(n: int, comm: Any) -> tuple[int, int]:
     return start, start + share + (comm.rank < extra)
 
 
+def agreed(comm: Any, check: Callable[[], Any]) -> Any:
+    """What a check of this rank's input returns. The ValueError of one rank is raised on all of them, which would wait for it for ever
+    (collective)."""
+    found, message = None, None
+    try:
+        found = check()
+    except ValueError as error:
+        message = str(error)
+    messages = comm.allgather(message)
+    first = next((rank for rank, m in enumerate(messages) if m is not None), None)
+    if first is not None:
+        alone = messages.count(messages[first]) < comm.size
+        raise ValueError(f"{messages[first]} (on rank {first})" if alone else messages[first])
+    return found
+
+
 def matrix_from_rows(rows: scipy.sparse.csr_array, n: int, comm: Any) -> PETSc.Mat:
     """A parallel n x n matrix of which every rank brings its own rows, an array of shape (n_local, n)."""
     index = (rows.indptr.astype(PETSc.IntType), rows.indices.astype(PETSc.IntType))
@@ -71,16 +89,16 @@ def matrix_from_rows(rows: scipy.sparse.csr_array, n: int, comm: Any) -> PETSc.M
     return mat
 
 
-def write_parts(path: str, header: bytes, parts: list[tuple[int, np.ndarray]], size: int, comm: Any) -> None:
-    """Every rank writes its parts of an array of `size` complex numbers into one file behind the header (collective, no gather; as
-    many parts on every rank). A part is where it begins, in numbers, and the numbers in the byte order of the file."""
+def write_parts(path: str, parts: list[tuple[int, bytes, int, np.ndarray]], size: int, comm: Any) -> None:
+    """Every rank writes its parts into one file of `size` bytes (collective, no gather; as many parts on every rank). A part is where a
+    header begins, the header, where the complex numbers of this rank begin, and these in the byte order of the file."""
     file = MPI.File.Open(comm, path, MPI.MODE_CREATE | MPI.MODE_WRONLY)
     try:
-        file.Set_size(len(header) + size * 16)
-        if comm.rank == 0:
-            file.Write_at(0, header)
-        for begin, part in parts:
-            file.Write_at_all(len(header) + begin * 16, np.ascontiguousarray(part).view(np.float64))
+        file.Set_size(size)
+        for at, header, begin, part in parts:
+            if comm.rank == 0 and header:
+                file.Write_at(at, header)
+            file.Write_at_all(begin, np.ascontiguousarray(part).view(np.float64))
     finally:
         file.Close()
 
@@ -96,7 +114,11 @@ class PetscBackend(BlockVectors):
     def around(cls, A: Any, comm: Any = None) -> PetscBackend:
         """For a PETSc matrix: its communicator and row ranges. For another one: `comm`, with the rows dealt out evenly."""
         if not is_petsc(A):
-            n, comm = order_of(A, "A"), mpi_comm(comm)
+            comm = mpi_comm(comm)
+            n = agreed(comm, lambda: order_of(A, "A"))
+            orders = comm.allgather(n)
+            if len(set(orders)) > 1:
+                raise ValueError(f"every rank must bring the same whole matrix A; the orders on the ranks are {orders}")
             return cls(n, *owned_rows(n, comm), comm, replicated=True)
         own = mpi_comm(A.getComm())
         if comm is not None and MPI.Comm.Compare(own, mpi_comm(comm)) not in (MPI.IDENT, MPI.CONGRUENT):
@@ -108,9 +130,7 @@ class PetscBackend(BlockVectors):
 
     def matrix(self, A: Any, name: str) -> PETSc.Mat:
         if not is_petsc(A):
-            if order_of(A, name) != self.n:
-                raise ValueError(f"{name} is of size {A.shape[0]}, but A is of size {self.n}")
-            check_finite(A, name)
+            agreed(self.comm, lambda: self._check_whole(A, name))
             mat = matrix_from_rows(scipy.sparse.csr_array(scipy.sparse.csr_array(A)[self.start : self.stop]), self.n, self.comm)
             self._made.append(mat)
             return mat
@@ -121,6 +141,11 @@ class PetscBackend(BlockVectors):
             raise ValueError(f"{name} and A are distributed differently: create them with the same local sizes")
         self._check_finite(A, name)
         return A
+
+    def _check_whole(self, A: Any, name: str) -> None:
+        if order_of(A, name) != self.n:
+            raise ValueError(f"{name} is of size {A.shape[0]}, but A is of size {self.n}")
+        check_finite(A, name)
 
     def _check_finite(self, A: PETSc.Mat, name: str) -> None:
         if np.isfinite(A.norm(PETSc.NormType.FROBENIUS)):
@@ -246,7 +271,12 @@ class PetscFactor:
         mumps = pc.getFactorSolverType() == "mumps"
         if mumps:
             pc.getFactorMatrix().setMumpsIcntl(14, workspace)
-        self.ksp.setUp()
+        try:
+            self.ksp.setUp()
+        except PETSc.Error as error:
+            if error.ierr != ZERO_PIVOT:
+                raise
+            raise SingularFactorError("PETSc met a pivot that is zero") from error
         self.factors = pc.getFactorMatrix()
         status = self.factors.getMumpsInfog(1) if mumps else 0
         if status in (-8, -9, -14, -15, -17, -20):  # an estimated workspace or buffer was too small

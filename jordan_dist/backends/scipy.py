@@ -72,7 +72,10 @@ class ScipyFactor:
 
     def _counted(self, R: np.ndarray, *, adjoint: bool) -> np.ndarray:
         with self.cost.solving(R.shape[1]):
-            return self._solve(np.asfortranarray(R, dtype=complex), adjoint)
+            X = self._solve(np.asfortranarray(R, dtype=complex), adjoint)
+        if not np.isfinite(X).all():
+            raise SingularFactorError("the triangular solves overflow: the factorized matrix is singular")
+        return X
 
     def destroy(self) -> None:
         pass

@@ -253,6 +253,12 @@ def test_smallest_pencil():
         ({"A": "waveguide"}, "A must be a numpy array, a scipy sparse matrix or a PETSc matrix"),
         ({"A": np.diag([1.0, np.nan, 2.0])}, "A has an entry that is infinite or not a number, in row 1"),
         ({"B": np.eye(4)}, "B is of size 4, but A is of size 5"),
+        ({"target": np.nan}, "target must be one finite number, real or complex; it is nan"),
+        ({"target": "near"}, "target must be one finite number, real or complex; it is 'near'"),
+        ({"size": 2.5}, "size must be a whole number, the order of the Jordan block, or None; it is 2.5"),
+        ({"perturbation": -1.0}, "perturbation must be a finite number that is not negative; it is -1.0"),
+        ({"A": 1e200 * np.diag(np.arange(1.0, 6.0))}, r"A has the norm 5.0e\+200, of which double precision has no square"),
+        ({"B": 1e-200 * np.eye(5)}, "B has the norm 1.0e-200, of which double precision has no square"),
         ({"size": 1}, "size must be from 2 to the order of the matrices, 5; it is 1"),
         ({"size": 6}, "size must be from 2"),
         ({"gauge": "lorenz"}, "gauge must be one of unit, biorthogonal; it is 'lorenz'"),
@@ -277,3 +283,36 @@ def test_no_separated_subspace_is_an_error_and_not_a_number():
     A[0, 5] = 0.5
     with pytest.raises(NotConvergedError, match="choose another target or size"):
         jordan_chain(A, target=2.0)
+
+
+def test_part_of_a_multiple_eigenvalue_is_refused():
+    """Rounding errors must not tell the five eigenvalues of an identity matrix apart."""
+    for target in (1.0, 1.5):
+        with pytest.raises(NotConvergedError, match="do not stand clear of the next"):
+            jordan_chain(np.eye(5), target=target)
+    chain = jordan_chain(np.zeros((2, 2)), target=0.5)
+    assert (chain.verdict, chain.eigenvalue, chain.subspace_residual) == ("semisimple", 0, 0)
+
+
+def test_parameters_that_only_scale_the_eigenvalues_lead_nowhere(plant):
+    """dB = B multiplies all eigenvalues: it cannot take a pair to another exceptional point, whatever rounding errors say."""
+    planted = plant(generalized=False)
+    with pytest.raises(NotConvergedError, match="do not move the eigenvalues apart or together"):
+        jordan_chain(planted.A0, target=TARGET, dB=[np.eye(80)])
+
+
+def test_solves_that_overflow_are_met_with_another_shift(plant, monkeypatch):
+    """As after a factorization of a matrix that is singular to the last bit, which some libraries do not notice."""
+    solve, failed = ScipyFactor.solve, []
+
+    def overflowing(self, R):
+        if not failed:
+            failed.append(self)
+            return ScipyFactor._counted(self, R * np.inf, adjoint=False)
+        return solve(self, R)
+
+    monkeypatch.setattr(ScipyFactor, "solve", overflowing)
+    planted = plant()
+    chain = jordan_chain(planted.A0, planted.B0, target=TARGET)
+    assert chain.cost.factorizations == 2
+    assert abs(chain.eigenvalue - planted.eigenvalue) < 1e4 * EPS

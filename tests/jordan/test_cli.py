@@ -35,7 +35,8 @@ KEYS = {
 def environment(**more):
     """Of a new process: without what a launcher may have set for this one."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "PRTE"))}
-    allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    # ranks that wait leave the cores to others
+    allow = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
     return own | allow | {"OMP_NUM_THREADS": "1"} | more
 
 
@@ -202,6 +203,27 @@ def test_real_scalars_are_refused(tmp_path, capsys, monkeypatch):
     assert "built with real scalars" in capsys.readouterr().err
 
 
+def test_size_and_bounds_of_a_chain(tmp_path, capsys):
+    from jordan_dist.planted import planted_pencil
+
+    planted = planted_pencil(3, n=40, generalized=False)
+    np.save(tmp_path / "A.npy", planted.A0 + 1e-7 * np.eye(40))
+    words = ["chain", str(tmp_path / "A.npy"), "--target", "0.8+0.2i", "--out"]
+    assert main([*words, str(tmp_path / "a"), "--size", "auto", "--known", "1e-7"]) == 0
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert len(result["singular_values"]) == 3
+    bounds = result["forward_bounds"]
+    assert bounds["perturbation"] == pytest.approx(1e-7, rel=1e-3)
+    error = abs(complex_of(result["eigenvalue"]) - planted.eigenvalue)
+    assert 0.99e-7 < error < bounds["eigenvalue"] < 1e-5
+    assert len(bounds["vectors"]) == 3
+    assert "bound of the error, matrices known to 1.0e-07" in (tmp_path / "a" / "report.html").read_text()
+    capsys.readouterr()
+    for more, message in ((["--size", "two"], "a whole number is needed, or auto"), (["--known", "1", "--dA", "none"], "leave out --dA")):
+        assert main([*words, str(tmp_path / "b"), *more]) == 2
+        assert message in capsys.readouterr().err
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -259,6 +281,67 @@ sys.exit(cli.main(sys.argv[1:]))
     assert not (tmp_path / "w" / "result.json").exists()
 
 
+ALONE = """
+import sys
+from mpi4py import MPI
+from jordan_dist import NotConvergedError, cli
+if MPI.COMM_WORLD.rank == 1:
+    def broken(*_, **__):
+        raise {error}
+    cli.jordan_chain = broken
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@petsc
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("NotConvergedError('only here')", "rank 1 failed: not converged: only here"),
+        ("ValueError('only here')", "rank 1 failed: only here"),
+        ("MemoryError('only here')", "rank 1 failed: not enough memory: only here"),
+    ],
+)
+def test_a_rank_that_is_alone_in_its_failure_ends_all(error, message, tmp_path):
+    """The others wait for it in a collective call."""
+    code = ALONE.format(error=error)
+    done = run("example", "planted-block", "--out", tmp_path / "w", launcher=MPIRUN, code=code)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w" / "result.json").exists()
+
+
+@petsc
+def test_what_petsc_refuses_is_a_sentence(tmp_path):
+    done = run("example", "planted-block", "--out", tmp_path / "w", PETSC_OPTIONS="-jordan_pc_factor_mat_solver_type nothing")
+    assert done.returncode == 2
+    assert "jordan-dist: PETSc failed: " in done.stderr
+    assert "Could not locate solver type nothing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@petsc
+@pytest.mark.slow
+def test_verify_and_scan_on_two_ranks(tmp_path):
+    """One rank speaks and writes, and both find what one finds."""
+    done = run("verify", "--out", tmp_path / "v", "--json", launcher=MPIRUN)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "v" / "verify.json").read_text())
+    assert result["passed"]
+    assert result["ranks"] == 2
+    assert done.stdout.count("slopes of the errors") == 1
+    assert json.loads(done.stdout.splitlines()[-1]) == result
+    rng = np.random.default_rng(0)
+    for name in ("A0", "A1"):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal((3, 3)) + 1j * rng.standard_normal((3, 3)))
+    words = ["scan", tmp_path / "A0.npy", "--dA", tmp_path / "A1.npy", "--window=-100-100i:100+101i"]
+    done = run(*words, "--out", tmp_path / "s", launcher=MPIRUN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("swap around it") == 6
+    assert json.loads((tmp_path / "s" / "scan.json").read_text())["complete"]
+
+
 def test_interrupt_is_status_130(tmp_path):
     words = [sys.executable, "-m", "jordan_dist.cli", "example", "resonators", "--refine", "2", "--ep", "--out", str(tmp_path / "r")]
 
@@ -287,7 +370,7 @@ def test_all_flags():
     flags = {name: sorted(f for a in p._actions for f in a.option_strings) for name, p in commands.items()}
     of_files = ["--B", "--dA", "--dB", "--format", "--help", "--json", "--out", "--overwrite", "--size", "--target", "-h"]
     assert flags == {
-        "chain": of_files,
+        "chain": sorted([*of_files, "--known"]),
         "ep": sorted([*of_files, "--start", "--window"]),
         "example": ["--ep", "--help", "--json", "--out", "--overwrite", "--parameters", "--refine", "-h"],
         "report": ["--help", "-h"],

@@ -5,7 +5,8 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 
-from jordan_dist import AffineFamily, NotConvergedError, find_exceptional_point
+from jordan_dist import AffineFamily, NotConvergedError, find_exceptional_point, jordan_chain
+from jordan_dist.planted import planted_pencil
 from jordan_dist.problems import problem
 
 # Known to these digits from independent computations.
@@ -226,3 +227,65 @@ def test_bad_families(plant):
         AffineFamily(planted.A0, planted.dA, planted.B0, [None, planted.dB[0]])
     with pytest.raises(ValueError, match=r"must return \(A, B\)"):
         find_exceptional_point(lambda p: planted.A0, 0.0, target=0.8)
+
+
+def two_symmetries(seed=0):
+    """Modes of two symmetries, mixed by a similarity: in one l = 2 p +- sqrt(p), with an exceptional point at p = 0; in the other a
+    pair near 0.9 + 0.6i, with one at p = 0.45, which is nearer the mean 2 p on the way from p = 1 than the pair itself. The eigenvectors of
+    the first lie in the first two columns of the matrix returned."""
+    A0, A1 = np.zeros((8, 8), dtype=complex), np.zeros((8, 8), dtype=complex)
+    A0[:2, :2], A1[:2, :2] = [[0, 1], [0, 0]], [[2, 0], [1, 2]]
+    A0[2:4, 2:4], A1[2:4, 2:4] = [[0.9 + 0.6j, 0.05], [-0.45, 0.9 + 0.6j]], [[0, 0], [1, 0]]
+    A0[4:, 4:] = np.diag([5.0, 6.0, 7.0, 8.0])
+    T = np.eye(8) + 0.3 * np.random.default_rng(seed).standard_normal((8, 8)) / np.sqrt(8)
+    return AffineFamily(T @ A0 @ np.linalg.inv(T), [T @ A1 @ np.linalg.inv(T)]), T
+
+
+@pytest.mark.parametrize("start", [1.0, 0.8 - 0.1j])
+def test_far_search_stays_with_its_modes(start):
+    family, T = two_symmetries()
+    ep = find_exceptional_point(family, start, target=2 * start)
+    assert abs(ep.parameters[0]) < 1e-10
+    assert abs(ep.chain.eigenvalue) < 1e-10
+    outside = np.linalg.solve(T, ep.chain.vectors)[2:]
+    assert np.linalg.norm(outside, axis=0) == pytest.approx([0, 0], abs=1e-9 * np.linalg.norm(ep.chain.vectors[:, 1]))
+    fractions = [step.fraction for step in ep.history]
+    assert fractions[0] < 1  # too far for one step
+    assert fractions[-1] == 1
+    assert all(0 < f <= 1 for f in fractions)
+
+
+def test_other_modes_are_not_taken_for_the_sought_ones(monkeypatch):
+    """If the subspace after every step is another one, the search says so instead of following it."""
+    from jordan_dist import exceptional
+
+    family, _ = two_symmetries()
+    follow = exceptional.Search.follow
+
+    def jump(self, tolerance):
+        sweeps = follow(self, tolerance)
+        other = exceptional.factored_pair(self.problem, 0.9 + 0.6j, 2)
+        other[0].destroy()
+        self.pair = other[1]
+        return sweeps
+
+    monkeypatch.setattr(exceptional.Search, "follow", jump)
+    with pytest.raises(NotConvergedError, match="other modes take over") as caught:
+        find_exceptional_point(family, 1.0, target=2.0)
+    assert len(caught.value.history) == 1
+
+
+def test_size_from_the_gap():
+    for blocks in ((2,), (3,), (4,), (2, 1), (2, 2), (1, 1)):
+        known = planted_pencil(*blocks, n=40)
+        found = jordan_chain(known.A0, known.B0, target=known.eigenvalue + 0.1, size=None)
+        assert len(found.singular_values) == sum(blocks)
+        assert found.verdict == ("semisimple" if max(blocks) == 1 else "block" if len(blocks) == 1 else "blocks")
+        assert abs(found.eigenvalue - known.eigenvalue) < 1e-10
+    with pytest.raises(NotConvergedError, match=r"no group of the eigenvalues .* stands clear of the next: name a size"):
+        jordan_chain(np.diag(np.arange(1.0, 30.0)), target=10.1, size=None)
+    p = problem("three-waveguides")
+    A, B, dA, dB = p.pencil(p.nearby)
+    found = jordan_chain(A, B, target=p.target, size=None, dA=dA, dB=dB)
+    assert len(found.singular_values) == 3
+    assert abs(found.eigenvalue - 35.330739815332) < 1e-6

@@ -1,5 +1,7 @@
 """The built-in problems that are not in the design's table, against equations that the test solves by itself."""
 
+import io as io_bytes
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -117,6 +119,13 @@ def test_example_from_the_command_line(name, tmp_path, capsys):
         assert not mode or max(result["chain_residuals"]) < 1e-10  # of a predicted point they are of second order
         assert vectors.shape == (problem(name).n, 2)
         assert (out / "report.html").stat().st_size > 10_000
+        assert (out / "fields.vtk").exists() == (problem(name).dimensions > 1)
+        assert (out / "linearized.npy").exists() == (name == "damped-membrane")
+        if name == "damped-membrane":  # [x; l x + the x before]
+            y, z = np.load(out / "linearized.npy"), complex(*result["eigenvalue"])
+            assert y[: len(vectors)] == pytest.approx(vectors, abs=1e-14)
+            second = z * vectors + np.column_stack([0 * vectors[:, 0], vectors[:, 0]])
+            assert y[len(vectors) :] == pytest.approx(second, abs=1e-9 if mode else 1e-3)
     near, point = found[False], found[True]
     there = complex(*near["parameters"][0]) if isinstance(near["parameters"][0], list) else near["parameters"][0]
     there += complex(*near["step"][0])
@@ -141,6 +150,36 @@ def test_pictures_of_every_kind_of_grid():
     )
 
 
+def read_vtk(path):
+    """The dimensions and the arrays of a legacy VTK file of structured points, with nothing but its format description."""
+    file = io_bytes.BytesIO(path.read_bytes())
+    lines = [file.readline().decode().split() for _ in range(9)]
+    assert [lines[2], lines[3]] == [["BINARY"], ["DATASET", "STRUCTURED_POINTS"]]
+    sides = tuple(map(int, lines[4][1:]))
+    assert lines[7] == ["POINT_DATA", str(np.prod(sides))]
+    arrays = {}
+    for _ in range(int(lines[8][2])):
+        name, components, points, kind = file.readline().split()
+        assert (int(components), kind) == (2, b"double")
+        pairs = np.frombuffer(file.read(16 * int(points)), ">f8").reshape(*sides[::-1], 2)
+        arrays[name.decode()] = pairs[..., 0] + 1j * pairs[..., 1]
+    assert file.read() == b""
+    return sides, arrays
+
+
+@pytest.mark.parametrize(("cells", "dimensions"), [(7, 2), (5, 3)])
+def test_fields_for_paraview(cells, dimensions, tmp_path):
+    rng = np.random.default_rng(0)
+    n = cells**dimensions
+    X = rng.standard_normal((n, 2)) + 1j * rng.standard_normal((n, 2))
+    io.write_fields(tmp_path / "f.vtk", X, cells, dimensions, "Zwei W\u00e4nde\nin a box", None)
+    sides, arrays = read_vtk(tmp_path / "f.vtk")
+    assert sides == (cells, cells, cells if dimensions == 3 else 1)
+    assert list(arrays) == ["x0", "j1"]
+    for x, field in zip(X.T, arrays.values(), strict=True):
+        assert np.array_equal(field.reshape((cells,) * dimensions), x.reshape((cells,) * dimensions))
+
+
 def test_assembly_by_ranges_of_rows():
     for name in ("cubes", "lined-duct", "planted-block"):
         p = problem(name)
@@ -157,4 +196,11 @@ def test_moved_quadratic_problem():
     assert abs(Q.damping - 3.0 * D.damping).max() == 0
     assert (D.mass, D.stiffness) == (None, None)
     assert Q.stiffness.shape == (p.n, p.n)
-    assert jordan_chain(Q, target=-3 + 3.3j, dA=[D]).verdict == "semisimple"  # -3 + 3.28i alone would tear the two modes apart
+    kappa = 8 * 213**2 * np.sin(np.pi / 426) ** 2
+    below = jordan_chain(Q, target=-3.0, dA=[D])
+    assert below.verdict == "not-defective"
+    assert sorted(np.linalg.eigvals(below.matrix), key=np.imag) == pytest.approx(-3 + np.array([-1j, 1j]) * np.sqrt(kappa - 9), rel=1e-10)
+    critical, _, dA, _ = p.pencil([np.sqrt(kappa)])
+    at = jordan_chain(critical, target=-4.4, dA=dA)
+    assert at.verdict == "block"
+    assert abs(at.eigenvalue + np.sqrt(kappa)) < 1e-10 * np.sqrt(kappa)

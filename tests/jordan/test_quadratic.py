@@ -219,11 +219,18 @@ def test_what_goes_with_a_chain_goes_with_this_one():
     planted = Planted()
     chain = jordan_chain(planted.pencil, target=planted.l0 + 0.1)
     A, B = planted.companion()
-    force = np.random.default_rng(2).standard_normal(24)
+    rng = np.random.default_rng(2)
+    force = rng.standard_normal(24)
     z = planted.l0 + 1e-4
     response = np.linalg.solve(z**2 * planted.mass + z * planted.damping + planted.stiffness, force)
     assert chain.resolvent(z, np.concatenate([0 * force, -force]))[:24] == pytest.approx(response, rel=1e-3, abs=1e-3 * abs(response).max())
     assert chain.backward_perturbation(planted.pencil).norm == pytest.approx(chain.backward_perturbation(A, B).norm, abs=1e-13)
+    moved = QuadraticPencil(planted.mass, planted.damping, planted.stiffness + 1e-4 * rng.standard_normal((24, 24)))
+    near = jordan_chain(moved, target=planted.l0 + 0.1)
+    E = near.backward_perturbation(moved)
+    assert E.norm <= near.backward_error * (1 + 1e-8)
+    assert near.backward_error <= 2 * E.norm
+    assert 1e-7 < E.norm < 1e-3
     ours, dense = chain.forward_bounds(planted.pencil, perturbation=1e-6), chain.forward_bounds(A, B, perturbation=1e-6)
     assert ours.vectors == pytest.approx(dense.vectors, rel=0.05)
 
@@ -245,3 +252,35 @@ def test_bad_input_is_named(arguments, message):
     Q = QuadraticPencil(np.eye(4), np.eye(4), np.diag([1.0, 2.0, 3.0, 4.0]))
     with pytest.raises(ValueError, match=message):
         jordan_chain(**{"A": Q, "target": 1.1} | arguments)
+
+
+@pytest.mark.parametrize("force", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("frequency", [1e-6, 1.0, 1e6])
+def test_units_of_time_and_force_change_nothing(frequency, force):
+    """A pair 0.3 +- 0.4i of its size apart is none at any unit; and the planted block is one, in the user's own variables."""
+    for planted in (Planted(), Planted(symmetric=True)):
+        Q = QuadraticPencil(planted.mass * force / frequency**2, planted.damping * force / frequency, planted.stiffness * force)
+        chain = jordan_chain(Q, target=(planted.l0 + 0.1) * frequency)
+        assert chain.verdict == "block"
+        assert abs(chain.eigenvalue / frequency - planted.l0) < 1e-10
+        n, (x, j), z = planted.n, chain.vectors.T, chain.eigenvalue
+        assert np.linalg.norm(x) == pytest.approx(1, rel=1e-12)
+        # what is solved for are the halves in the same units
+        assert abs(np.vdot(x, j)) < 1e-13 * max(1, frequency) * np.hypot(np.linalg.norm(j[:n]), np.linalg.norm(j[n:]) / frequency)
+        assert x[n:] == pytest.approx(z * x[:n], abs=1e-10 * np.linalg.norm(x[n:]))
+        assert j[n:] == pytest.approx(z * j[:n] + x[:n], abs=1e-12 * (np.linalg.norm(z * j[:n]) + np.linalg.norm(x[:n])))
+        V, _ = planted.chain()
+        known = np.vstack([V[:n], V[n:] * frequency])
+        known = known / np.linalg.norm(known, axis=0)
+        p = np.linalg.lstsq(known, chain.vectors, rcond=None)[0]
+        assert np.all(np.linalg.norm(known @ p - chain.vectors, axis=0) < 1e-9 * np.linalg.norm(chain.vectors, axis=0))
+        B = scipy.linalg.block_diag(np.eye(n), Q.mass)
+        assert chain.left_vectors.conj().T @ B @ chain.vectors == pytest.approx(np.eye(2), abs=1e-8)
+        assert max(chain.chain_residuals) < 1e-10
+    pair = QuadraticPencil(
+        *(force * frequency**-power * np.diag(d) for power, d in ((2, np.ones(6)), (1, np.full(6, 0.6)), (0, [0.25, 9, 16, 25, 36, 49.0])))
+    )
+    for target in (-0.3 * frequency, 0.0):  # and without a target that tells the size of the eigenvalues
+        chain = jordan_chain(pair, target=target)
+        assert chain.verdict == "not-defective"
+        assert sorted(np.linalg.eigvals(chain.matrix) / frequency, key=np.imag) == pytest.approx([-0.3 - 0.4j, -0.3 + 0.4j], abs=1e-10)
