@@ -9,6 +9,9 @@ export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 
+# Ranks that wait let others work: these may be more than the cores.
+export OMPI_MCA_mpi_yield_when_idle := 1
+
 # One thread per process: tests, Ray workers and ranks share the cores.
 test test-quick: export OMP_NUM_THREADS := 1
 

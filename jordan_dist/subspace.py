@@ -217,9 +217,9 @@ def refine(
 
 
 def factored_pair(pencil: Pencil, sigma: complex, k: int | None) -> tuple[Factor, DeflatingPair]:
-    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma (k = None: of as many as belong
-    together). If these would tear apart eigenvalues
-    that belong together while k others nearby stand clear, the others are taken, from a factorization at their mean, with a warning.
+    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma (k = None: of as many as belong together).
+    If these would tear apart eigenvalues that belong together while k others nearby stand clear, the others are taken, from a
+    factorization at their mean, with a warning.
     """
     for name, norm in (("A", pencil.norm_A()), ("B", pencil.norm_B())):
         if norm and not 1 / LARGEST < norm < LARGEST:
