@@ -20,7 +20,7 @@ architecture = Recurrent(cell="gru", hidden=64, features=16, outputs=2)
 stack = stack_class(architecture).initial(architecture, range(64))
 for p in stack.parameters.values():
     p.requires_grad_()
-inputs, lengths = torch.randn(64, 32, 25, 16), torch.full((64, 32), 25)
+inputs, lengths = torch.randn(64, 32, 50, 16), torch.full((64, 32), 50)
 def faults():
     for step in range(16):
         if step == 4:
@@ -42,7 +42,7 @@ def test_training_steps_use_the_same_memory_again():
         return [int(word) for word in done.stdout.split()]
 
     usual, switch, environment = run("usual"), run("switch"), run("environment", **ENVIRONMENT)
-    # Twelve steps make and free some 200 MB each, 50,000 pages of 4 KB. With kept memory the heap may still grow by a block or two, of
+    # Twelve steps make and free some 400 MB each, 100,000 pages of 4 KB. With kept memory the heap may still grow by a block or two, of
     # up to 13,000 pages, before it holds all that a step needs: over many steps that is little.
     assert min(usual) > 12 * 12_000
     assert 5 * switch[0] < usual[0]
