@@ -103,7 +103,8 @@ def embed_population(
             f"{population.path}: its networks have more inputs or outputs than those of {meta.path}: they cannot be embedded there"
         )
     # Without inputs held out there would be nothing to judge the fit by.
-    config = dataclasses.replace(meta.config, steps=steps, held_out=meta.config.held_out or MetaModelConfig.held_out)
+    # Not every module takes a state, so none are mixed.
+    config = dataclasses.replace(meta.config, steps=steps, held_out=meta.config.held_out or MetaModelConfig.held_out, mix_states=False)
     shard = Shard(
         members(population, ids),
         {own: population.datasets[own].meta for own in known},

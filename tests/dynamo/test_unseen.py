@@ -253,7 +253,17 @@ def test_adam_goes_on_from_there(meta, unseen, embedded):
     assert (embedded.hidden + embedded.output < loss).all()
 
 
-@pytest.mark.parametrize("fields", [{"state_map": "mlp"}, {"state_map": "linear"}, {"held_out": 0.0}, {"conditioning": "film"}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"state_map": "mlp"},
+        {"state_map": "linear"},
+        {"held_out": 0.0},
+        {"conditioning": "film"},
+        {"mix_states": True, "conjugacy_weight": 0.2},
+    ],
+    ids=str,
+)
 def test_every_configuration_embeds(population, tmp_path, fields):
     meta = train(population, tmp_path, **fields)
     found = meta.embed(population, steps=5)
@@ -314,7 +324,8 @@ def test_unlike_tasks_need_a_network_to_be_like(tmp_path):
     bits = {f"{bits} bits": make(FlipFlopTask(bits=bits, steps=9, **PARTS)) for bits in (2, 3)}
     group = Group(name="", architecture={"family": "recurrent", "cell": "gru", "hidden": 5}, networks=1, training={"batch": 32})
     population = populate(tmp_path / "population", bits, [dataclasses.replace(group, name=name, data=name) for name in bits])
-    meta = train(population, tmp_path / "meta", unlike_tasks="pad")
+    # The last module takes no state, so its states could not be mixed as those of the population were.
+    meta = train(population, tmp_path / "meta", unlike_tasks="pad", mix_states=True)
     torch.manual_seed(0)
     module = EveryStep(nn.GRU, batch_first=True)
     with pytest.raises(InputError, match="unlike inputs or outputs: say like=ID, for example like='2 bits #0'"):
