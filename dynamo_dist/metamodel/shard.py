@@ -244,7 +244,9 @@ class Shard:
         self.dynamics = (dynamics or make_dynamics(interface, config, generator, dtype)).to(self.device)
         # Networks whose states or outputs are not finite, left out: one sentence for each.
         self.excluded: list[str] = []
-        self.bases = [base for member in networks for part in self._passes(member) if (base := self._measure(part)) is not None]
+        bases = [base for member in networks for part in self._passes(member) if (base := self._measure(part)) is not None]
+        # Neighbours go through the meta-model together, and those of one body are recomputed together then.
+        self.bases = sorted(bases, key=lambda base: (base.member.data, str(base.networks.body)))
         self.private = Private([base.cohort for base in self.bases], config=config, dtype=dtype).to(self.device)
         self.feeds = list(self._feeds())
         self.activations: list[Activations] = [Recomputed([base.networks for base in self.bases[feed.cohorts]]) for feed in self.feeds]

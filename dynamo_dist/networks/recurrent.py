@@ -3,6 +3,9 @@
 Legend: M networks, B batch, T time, I input features, H hidden units, G = gates * H, W words (vocabulary), C output units.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -119,13 +122,35 @@ class StackedRecurrent(Stacked):
         self, inputs: Tensor, lengths_MB: Tensor | None, *, training: bool = False, mixing: recurrence.Mixing | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `Stacked.__call__`. The trajectory of LSTMs is [h; c], (T, M, B, 2H); in training h alone."""
-        if training and recurrence.prefers_own_layers(self.architecture.cell, self.architecture.hidden, inputs.device):
-            h_TMBH, c_TMBH = self._own_layers(inputs.expand(self.count, *inputs.shape[1:])), None
+        if not training:
+            trajectory_TMBS = self.trajectory(inputs, mixing)
+            return trajectory_TMBS, self.answers(trajectory_TMBS, lengths_MB)
+        if recurrence.prefers_own_layers(self.architecture.cell, self.architecture.hidden, inputs.device):
+            h_TMBH = self._own_layers(inputs.expand(self.count, *inputs.shape[1:]))
         else:
-            h_TMBH, c_TMBH = self.states(inputs, mixing)
-        every_step = self.architecture.every_step
-        outputs = self.readout(h_TMBH.permute(1, 2, 0, 3) if every_step else last_state(h_TMBH, lengths_MB))
-        return (h_TMBH if c_TMBH is None or training else torch.cat([h_TMBH, c_TMBH], dim=-1)), outputs
+            h_TMBH, _ = self.states(inputs, mixing)
+        return h_TMBH, self.answers(h_TMBH, lengths_MB)
+
+    def trajectory(self, inputs: Tensor, mixing: recurrence.Mixing | None = None) -> Tensor:
+        """The first of what `__call__` gives, (T, M, B, H or 2H): it does not depend on the readouts."""
+        h_TMBH, c_TMBH = self.states(inputs, mixing)
+        return h_TMBH if c_TMBH is None else torch.cat([h_TMBH, c_TMBH], dim=-1)
+
+    def answers(self, trajectory_TMBS: Tensor, lengths_MB: Tensor | None) -> Tensor:
+        """The second, of such a trajectory."""
+        h_TMBH = trajectory_TMBS[..., : self.architecture.hidden]
+        return self.readout(h_TMBH.permute(1, 2, 0, 3) if self.architecture.every_step else last_state(h_TMBH, lengths_MB))
+
+    @property
+    def body(self) -> Recurrent:
+        """The architecture but for the readout, which has no part in a trajectory."""
+        return replace(self.architecture, outputs=1, every_step=False)
+
+    @classmethod
+    def joined(cls, stacks: Sequence["StackedRecurrent"]) -> "StackedRecurrent":
+        """The networks of several stacks with one `body` in one stack, without readouts: for `states` and `trajectory`."""
+        names = (name for name in stacks[0].parameters if not name.endswith("_readout"))
+        return cls(stacks[0].body, {name: torch.cat([stack.parameters[name] for stack in stacks]) for name in names})
 
     def network(self, position: int) -> SequenceNetwork:
         p = {name: tensor[position].detach() for name, tensor in self.parameters.items()}

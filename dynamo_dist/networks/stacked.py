@@ -52,6 +52,11 @@ class Stacked(ABC):
         """One of them as a plain `torch.nn.Module` with the same outputs."""
 
     @property
+    def body(self) -> Architecture:
+        """What stacks share whose networks make their trajectories alike."""
+        return self.architecture
+
+    @property
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is stored."""
         return {**self.parameters, **self.buffers}

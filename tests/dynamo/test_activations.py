@@ -22,7 +22,7 @@ from dynamo_dist.metamodel import activations
 from dynamo_dist.metamodel.activations import Cached, Recomputed, choose, open_cache
 from dynamo_dist.networks import Convolutional, Imported, Recurrent, StackedImported, stack_class
 
-KEYS = ("00aa", "11bb", "22cc")
+KEYS = ("00aa", "11bb", "22cc", "33dd")
 
 
 @pytest.fixture(autouse=True)
@@ -117,8 +117,9 @@ BOUND = 1e-12
         ([recurrent("lstm"), recurrent("rnn", 2, hidden=5), recurrent("gru", 1)], texts()),
         ([recurrent(every_step=True), recurrent("ugrnn", every_step=True, outputs=1)], texts()),
         ([recurrent(vocabulary=None, features=3)], values()),
+        ([recurrent("lstm"), recurrent("gru"), recurrent("lstm", 2, outputs=1), recurrent("lstm", 1, every_step=True)], texts()),
     ],
-    ids=["gru", "lstm rnn gru", "every step", "values"],
+    ids=["gru", "lstm rnn gru", "every step", "values", "three lstms that differ in their readouts"],
 )
 def test_a_cache_gives_what_recurrent_networks_give(stacks, examples, tmp_path):
     ways = cached(stacks, examples, tmp_path), Recomputed(stacks)
