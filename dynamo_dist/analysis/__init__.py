@@ -11,6 +11,7 @@ from dynamo_dist.analysis.reparameterize import CopyRatio, copy_ratio, permuted,
 from dynamo_dist.analysis.semisupervised import SemiSupervised, semisupervised
 from dynamo_dist.analysis.similarity import Similarity, similarity
 from dynamo_dist.analysis.stability import Stability, stability
+from dynamo_dist.analysis.trajectory import Trajectories, trajectories
 
 __all__ = [
     "Averaging",
@@ -21,6 +22,7 @@ __all__ = [
     "SemiSupervised",
     "Similarity",
     "Stability",
+    "Trajectories",
     "average",
     "cluster",
     "compare_averages",
@@ -39,6 +41,7 @@ __all__ = [
     "similarity",
     "stability",
     "theta_path",
+    "trajectories",
     "weight_average",
     "widened",
 ]

@@ -1,5 +1,6 @@
 """Does the embedding sort networks by what they compute?"""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,9 +14,12 @@ def adjusted_rand(embedding: np.ndarray, labels: Sequence[str], *, seed: int = 0
     """Adjusted Rand index of k-means (k = number of distinct labels, 20 restarts) against the labels; `embedding`: (M, D)."""
     # Imported here: every actor imports this package, none of them clusters, and scikit-learn takes 1.5 s.
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import adjusted_rand_score
 
-    clusters = KMeans(len(set(labels)), n_init=RESTARTS, random_state=seed).fit_predict(embedding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: the index shows it
+        clusters = KMeans(len(set(labels)), n_init=RESTARTS, random_state=seed).fit_predict(embedding)
     return float(adjusted_rand_score(labels, clusters))
 
 

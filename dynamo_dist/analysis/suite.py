@@ -20,6 +20,7 @@ from dynamo_dist.analysis.reparameterize import copy_ratio
 from dynamo_dist.analysis.semisupervised import semisupervised
 from dynamo_dist.analysis.similarity import similarity
 from dynamo_dist.analysis.stability import stability
+from dynamo_dist.analysis.trajectory import trajectories
 from dynamo_dist.commit import write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel
@@ -85,6 +86,7 @@ class ByTask:
 ANALYSES: dict[str, Callable[[Subject], Result]] = {
     "similarity": lambda subject: similarity(subject.metas),
     "stability": lambda subject: stability(subject.metas),
+    "trajectory": lambda subject: trajectories(subject.metas),
     "averaging": lambda subject: compare_averages(subject.metas[0], control=subject.control),
     "landscape": lambda subject: ByTask.of(subject.metas[0], landscape),
     "semisupervised": lambda subject: ByTask.of(subject.metas[0], semisupervised),

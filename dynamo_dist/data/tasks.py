@@ -11,7 +11,9 @@ _MAKERS = {
     attractors.ClassIntegrationTask: attractors.make_class_integration,
     attractors.SignalsTask: attractors.make_signals,
     text.TextTask: text.make_text,
+    text.BilingualTask: text.make_bilingual,
     images.DigitsTask: images.make_digits,
+    images.ImageTask: images.make_images,
 }
 Task = (
     valence.ValenceTask
@@ -21,7 +23,9 @@ Task = (
     | attractors.ClassIntegrationTask
     | attractors.SignalsTask
     | text.TextTask
+    | text.BilingualTask
     | images.DigitsTask
+    | images.ImageTask
 )
 
 

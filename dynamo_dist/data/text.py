@@ -56,6 +56,22 @@ class TextTask:
             raise InputError(f"TextTask.classes={self.classes}: expected at least 2")
 
 
+LANGUAGES = ("english", "piglatin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BilingualTask(TextTask):
+    """The same, in one of the two languages of `make_piglatin`."""
+
+    # "english" or "piglatin".
+    language: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.language not in LANGUAGES:
+            raise InputError(f"BilingualTask.language={self.language!r}: expected one of {', '.join(LANGUAGES)}")
+
+
 def words(text: str) -> list[str]:
     """Lower-case words; mark-up such as `<br />` is dropped."""
     return _WORD.findall(_TAG.sub(" ", text.lower()))
@@ -230,3 +246,8 @@ def make_piglatin(task: TextTask) -> tuple[Dataset, Dataset]:
         return Dataset(**encoded, vocabulary=3 + len(english) + len(latin), outputs={"label": Output(kind="classes", size=classes)})
 
     return dataset(parts, english, UNKNOWN), dataset(forms, latin, unknown)
+
+
+def make_bilingual(task: BilingualTask) -> Dataset:
+    """The one of `make_piglatin` that is in the language of the task."""
+    return make_piglatin(task)[LANGUAGES.index(task.language)]

@@ -31,6 +31,8 @@ class Group:
     target: str = ""
     # Share of the labelled part that each sees, its own draw.
     fraction: float = 1.0
+    # Seed of the first of them, the others' follow; None: the next of the population.
+    seed: int | None = None
     # Further fields of `NetworkSpec`, from batch to patience.
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -46,7 +48,7 @@ class Group:
 
 
 def specs_of(groups: Sequence[Group], data: Dataset | Mapping[str, Dataset], *, seed: int = 0) -> Iterator[NetworkSpec]:
-    """The networks of all groups, one by one. Seeds count through the population from 1000 `seed`."""
+    """The networks of all groups, one by one. Seeds count through the population from 1000 `seed`, but in groups with a seed of their own."""
     datasets = {"data": data} if isinstance(data, Dataset) else data
     number = 1000 * seed
     for group in groups:
@@ -68,7 +70,7 @@ def specs_of(groups: Sequence[Group], data: Dataset | Mapping[str, Dataset], *, 
                 architecture=architecture,
                 data=group.data,
                 target=target,
-                seed=number,
+                seed=number if group.seed is None else group.seed + member,
                 **{"samples": round(group.fraction * len(own.base)), **group.training},
             )
             number += 1

@@ -1,5 +1,6 @@
 """The command as users meet it: results, wrong input, interrupts."""
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from dynamo_dist import MetaModel, Population, recipes
 from dynamo_dist.cli import main, parser
@@ -146,18 +148,67 @@ def test_recipes_are_listed(capsys):
     assert all(name in listed for name in recipes.RECIPES)
 
 
-def test_imdb_recipe_runs_on_a_folder_of_texts(tmp_path):
-    rng = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A folder of labelled texts."""
+    folder, rng = tmp_path_factory.mktemp("texts"), np.random.default_rng(0)
     for name, rows in (("train", 128), ("test", 40)):
         labels = np.arange(rows) % 2
         texts = [" ".join(rng.choice(["good", "fine", "film"] if y else ["bad", "poor", "film"], size=rng.integers(3, 30))) for y in labels]
-        pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / f"{name}.parquet")
-    out = tmp_path / "out"
-    assert main(["run", "imdb-amount", "--size", "tiny", "--data", str(tmp_path), "--workers", "0", "--out", str(out)]) == 0
-    result = json.loads((out / "result.json").read_text())
+        pq.write_table(pa.table({"text": texts, "label": labels}), folder / f"{name}.parquet")
+    return folder
+
+
+def run_tiny(recipe, data, out):
+    """The result of a tiny run, and its population."""
+    assert main(["run", recipe, "--size", "tiny", "--data", str(data), "--workers", "0", "--out", str(out)]) == 0
+    return json.loads((out / "result.json").read_text()), Population.open(out / "population")
+
+
+def test_recipe_of_amounts_of_text(texts, tmp_path):
+    result, population = run_tiny("imdb-amount", texts, tmp_path / "out")
     assert set(result["population"]["accuracy"]) == {"100 %", "50 %", "25 %"}
-    samples = Population.open(out / "population").table()["samples"].to_pylist()
-    assert samples == [64, 32, 16]
+    assert population.table()["samples"].to_pylist() == [64, 32, 16]
+
+
+def test_recipe_of_two_languages(texts, tmp_path):
+    result, population = run_tiny("imdb-piglatin", texts, tmp_path / "out")
+    assert set(population.datasets) == {"english", "piglatin"} and set(result["population"]["accuracy"]) == {"english", "piglatin"}
+    english, latin = (population.datasets[name].test.inputs for name in ("english", "piglatin"))
+    assert english.shape == latin.shape and not set(english[english > 0].tolist()) & set(latin[latin > 0].tolist())
+    assert result["analyses"]["similarity"]["measures"]["theta"]
+
+
+def test_recipe_of_a_path_along_training(texts, tmp_path):
+    result, population = run_tiny("imdb-trajectory", texts, tmp_path / "out")
+    table = population.table()
+    assert table["epochs"].to_pylist() == [1, 2, 3, 4] and table["seed"].to_pylist() == [0] * 4
+    assert result["analyses"]["trajectory"]["paths"] == 1 and result["analyses"]["trajectory"]["points"] == [4]
+
+
+@pytest.mark.parametrize("recipe", ["imdb-architecture", "sst2-architecture"])
+def test_recipe_of_architectures_on_texts(recipe, texts, tmp_path):
+    result, _ = run_tiny(recipe, texts, tmp_path / "out")
+    assert set(result["population"]["accuracy"]) == {f"{cell}-{width}" for cell in ("gru", "lstm", "rnn") for width in (6, 8)}
+
+
+def test_recipe_of_policies_on_images(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, rows in (("train", 160), ("test", 40)):
+        images = []
+        for _ in range(rows):
+            content = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(content, "PNG")
+            images.append(content.getvalue())
+        pq.write_table(pa.table({"image": images, "label": np.arange(rows) % 4}), tmp_path / f"{name}.parquet")
+    result, population = run_tiny("cifar-policies", tmp_path, tmp_path / "out")
+    table = population.table().to_pylist()
+    assert [(row["group"], row["samples"], row["augmentation"]) for row in table[::2]] == [
+        ("100 %", 80, "none"), ("50 %", 40, "none"), ("25 %", 20, "none"),
+        ("crop_flip", 80, "crop_flip"), ("cutout", 80, "cutout"), ("mixup", 80, "mixup"),
+    ]  # fmt: skip
+    assert len({row["epochs"] * row["samples"] for row in table}) == 1
+    assert result["analyses"]["similarity"]["measures"]["theta"]
 
 
 def test_package_imports_without_ray_and_petsc():
