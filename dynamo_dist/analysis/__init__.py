@@ -7,6 +7,7 @@ from dynamo_dist.analysis.dynamics import FixedPoints, fixed_points, fixed_point
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, emulation, merge
 from dynamo_dist.analysis.landscape import Landscape, landscape
 from dynamo_dist.analysis.matching import matched, weight_average
+from dynamo_dist.analysis.memory import Memories, memories
 from dynamo_dist.analysis.reparameterize import CopyRatio, copy_ratio, permuted, reparameterized, widened
 from dynamo_dist.analysis.semisupervised import SemiSupervised, semisupervised
 from dynamo_dist.analysis.similarity import Similarity, similarity
@@ -19,6 +20,7 @@ __all__ = [
     "Emulation",
     "FixedPoints",
     "Landscape",
+    "Memories",
     "SemiSupervised",
     "Similarity",
     "Stability",
@@ -33,6 +35,7 @@ __all__ = [
     "fixed_points_of",
     "landscape",
     "matched",
+    "memories",
     "merge",
     "permuted",
     "reparameterized",

@@ -154,11 +154,30 @@ def _reparameterize(tables: dict[str, pa.Table]) -> Figure:
     return figure
 
 
+def _memory(tables: dict[str, pa.Table]) -> Figure:
+    """Kernels of all networks and of the meta-model at their thetas, each over its first value, a panel per computation."""
+    table = tables["memory"]
+    computation = _column(table, "computation")
+    kernels = {name: np.array(table[f"{name}_kernel"].to_pylist()) for name in ("base", "meta")}
+    figure, panels = _grid(len(dict.fromkeys(computation)), size=3.0)
+    for axes, own in zip(panels, dict.fromkeys(computation), strict=True):
+        for (name, kernel), colour in zip(kernels.items(), COLOURS, strict=False):
+            rows = kernel[computation == own]
+            axes.plot((rows / np.where(rows[:, :1] == 0, 1, rows[:, :1])).T, color=colour, linewidth=0.8, alpha=0.6)
+            axes.plot([], [], color=colour, label={"base": "networks", "meta": "meta-model"}[name])
+        axes.set_title(own, fontsize=8)
+        axes.set(xlabel="steps before the end", ylim=(0, None))
+    panels[0].set_ylabel("response")
+    panels[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
 FIGURES: dict[str, Callable[[dict[str, pa.Table]], Figure]] = {
     "similarity": _similarity,
     "averaging": _averaging,
     "landscape": _landscape,
     "semisupervised": _semisupervised,
     "fixed-points": _fixed_points,
+    "memory": _memory,
     "reparameterize": _reparameterize,
 }

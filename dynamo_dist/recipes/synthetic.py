@@ -40,7 +40,7 @@ def valence(*, size: str = "small", data: str | None = None) -> Recipe:
             integrators("perfect", "rnn", widths[1], half // 2),
         ),
         meta=meta,
-        analyses=("similarity", "averaging"),
+        analyses=("similarity", "averaging", "memory"),
     )
 
 
