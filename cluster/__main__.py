@@ -2,13 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.demo import demo
 from dynamo_dist.errors import InputError
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 wrong input; of the demo that of the step that failed."""
     parser = argparse.ArgumentParser(prog="python -m cluster", description="Starts both halves, on one machine or on many.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -27,7 +28,7 @@ def main() -> int:
     command.add_argument("config", type=Path, help="TOML file; cluster/launch/example.toml shows every key")
     command.add_argument("--out", type=Path, required=True, help="folder for the files")
     command.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.command == "demo":
         return demo(arguments.out, size=arguments.size)
     try:

@@ -1,13 +1,12 @@
 """Launch files: all render and are valid, none is open to strangers, and a configuration that will not do is refused in one sentence."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
 from launching import EXAMPLE, example, toml
 
+from cluster.__main__ import main
 from cluster.launch import validate
 from cluster.launch.config import read_config
 from cluster.launch.render import FILES, render
@@ -199,16 +198,16 @@ def test_tiles_cover_the_window_once(read):
     assert {low.real for low, _ in corners} - {-0.2} == {high.real for _, high in corners} - {0.22}
 
 
-def test_the_command_writes_the_files_and_replaces_them_when_told(tmp_path):
+def test_the_command_writes_the_files_and_replaces_them_when_told(tmp_path, capsys):
     config = tmp_path / "cluster.toml"
     config.write_text(toml(example("slurm")))
-    command = [sys.executable, "-m", "cluster", "render", str(config), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / "out" / name) for name in FILES["slurm"]]
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert again.returncode == 2 and again.stderr.startswith("cluster: --out") and len(again.stderr.splitlines()) == 1
-    assert subprocess.run([*command, "--overwrite"], capture_output=True, check=False, timeout=300).returncode == 0
+    command = ["render", str(config), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / name) for name in FILES["slurm"]]
+    assert main(command) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"cluster: --out {tmp_path / 'out'} already holds dynamo.sbatch")
+    assert main([*command, "--overwrite"]) == 0
 
 
 def test_the_container_is_built_by_the_set_up_script():

@@ -20,7 +20,7 @@ from cluster.launch.config import read_config
 from cluster.launch.render import render, write
 from dynamo_dist import Population
 
-RAY = str(Path(sys.executable).with_name("ray"))
+COMMANDS = Path(sys.executable).parent
 
 
 @pytest.fixture
@@ -133,7 +133,8 @@ def cluster(tmp_path):
     port, dashboard = free_port(), free_port()
     environment = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_TOKEN"}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [RAY, "start", "--head", "--block", "--num-cpus=1", f"--port={port}", "--node-ip-address=127.0.0.1"]
+    environment["PATH"] = f"{COMMANDS}:{os.environ['PATH']}"  # where jobs find dynamo-dist
+    command = [str(COMMANDS / "ray"), "start", "--head", "--block", "--num-cpus=1", f"--port={port}", "--node-ip-address=127.0.0.1"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
     # A temporary folder of its own: `ray stop` of another test must not meet it. Short, since sockets live in it.
     folder = Path("/tmp") / f"ray-{secrets.token_hex(4)}"
@@ -175,7 +176,7 @@ def test_a_job_with_the_token_runs_and_one_without_is_refused(cluster, rendered,
     script = rendered("on-premise", workers=["localhost"]) / "submit.sh"
     out = tmp_path / "storage" / "mine"
     arguments = [script, data, "train-population", "groups.toml", "--data", tmp_path / "storage" / "recordings", "--out", out]
-    where = {"RAY_API_SERVER_ADDRESS": address, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    where = {"RAY_API_SERVER_ADDRESS": address, "PATH": f"{COMMANDS}:{os.environ['PATH']}"}
     wrong = tmp_path / "wrong"
     wrong.write_text(secrets.token_hex(32))
     wrong.chmod(0o600)
