@@ -143,7 +143,7 @@ def cluster(tmp_path):
     ) as head:
         try:
             address = f"http://127.0.0.1:{dashboard}"
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while request(f"{address}/api/version", token.read_text()) != 200 and time.monotonic() < deadline:
                 time.sleep(1)
             yield address, token
