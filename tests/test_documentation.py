@@ -5,18 +5,17 @@ its real parser. A block with a title is a file, which the blocks after it find.
 """
 
 import ast
-import contextlib
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.sparse
-import torch
-from torch import nn
 
 import dynamo_dist.cli
 import jordan_dist.cli
@@ -42,7 +41,9 @@ def blocks(page):
     text = page.read_text()
     name = page.relative_to(ROOT)
     return [
-        Block(f"{name}:{text.count(chr(10), 0, found.start('code')) + 1}", *(found[part] for part in ("language", "code", "title", "reason")))
+        Block(
+            f"{name}:{text.count(chr(10), 0, found.start('code')) + 1}", *(found[part] for part in ("language", "code", "title", "reason"))
+        )
         for found in BLOCK.finditer(text)
     ]
 
@@ -100,6 +101,26 @@ def test_tutorials_run(pages, tmp_path, monkeypatch):
                 run(block, names)
 
 
+def pencils():
+    """What the README calls its matrices: of order 8, with an exceptional point at p = 0 and 7.6 - 0.2j, all else far away."""
+    pair = np.array([[0, 1], [0, 0]]), np.array([[0, 0], [1, 0]])
+    far = np.diag([20.0, 30, 40, 50, 60, 70])
+    A0 = scipy.sparse.csc_array(scipy.linalg.block_diag((7.6 - 0.2j) * np.eye(2) + pair[0], far))
+    A1 = scipy.sparse.csc_array(scipy.linalg.block_diag(pair[1], 0 * far))
+    # (lambda + 4.4)^2 in the first place: a damped oscillator at its critical damping
+    mass, damping, stiffness = np.eye(3), np.diag([8.8, 1, 2]), np.diag([4.4**2, 900, 1600])
+    names = {"A0": A0, "A1": A1, "A": A0, "B": scipy.sparse.eye_array(8, format="csc")}
+    return names | {"mass": mass, "damping": damping, "stiffness": stiffness, "z": 7.5, "source": np.ones(8)}
+
+
+def test_python_of_the_readme_on_matrices_runs():
+    """The other blocks of the README are about runs of minutes: they are compiled above."""
+    (block,) = (block for block in blocks(ROOT / "README.md") if "from jordan_dist import" in block.code)
+    names = pencils() | {"__name__": "readme"}
+    run(block, names)
+    assert abs(names["point"].parameters[0]) < 1e-10 and len(names["scan"].points) == 1
+
+
 def links(page):
     """Targets of the relative links of a page, code left out."""
     text = re.sub(r"```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.M | re.S)
@@ -148,13 +169,13 @@ def test_messages_of_troubleshooting_are_those_of_the_code():
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
-    import sys
-
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert built.returncode == 0, built.stdout + built.stderr
     for page in tmp_path.rglob("*.html"):
-        loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=\"?(https?:[^\" >]+)|<link[^>]* rel=\"?stylesheet\"?[^>]* href=\"?(https?:)", page.read_text())
+        loaded = re.findall(
+            r"<(?:script|img|iframe)[^>]* src=\"?(https?:[^\" >]+)|<link[^>]* rel=\"?stylesheet\"?[^>]* href=\"?(https?:)", page.read_text()
+        )
         assert not loaded, f"{page} loads {loaded}"
