@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both set the machine up first (seconds when it is).
-.PHONY: setup demo test test-quick lint
+.PHONY: setup demo test test-quick lint docs
 
 PYTHON := .venv/bin/python
 MPIRUN := mpirun --oversubscribe
@@ -31,3 +31,7 @@ test-quick: setup lint
 
 lint:
 	@$(PYTHON) -m ruff check --quiet .
+
+# The documentation site: runs/site/index.html
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet --site-dir runs/site
