@@ -37,9 +37,9 @@ def contents(folder: Path) -> dict[str, Any]:
     """What the folder of a run, a meta-model or a population says: `result` (its result.json), `networks`, `training`, `analyses`.
 
     `networks`: `ids`; `columns`, of the population table those that differ, numbers as {"values"} and text as {"levels", "codes"};
-    `constant`, the others; `curves`, the training loss of every epoch, and `group_curves`, its mean by group; with a meta-model `theta` (M, D), `components` (M, 3) along its
-    principal axes and their `shares` of the variance. `training`: by meta-model the losses along training. `analyses`: by name and
-    table the columns. Raises `InputError` where nothing finished is there.
+    `constant`, the others; `curves`, the training loss of every epoch, and `group_curves`, its mean by group; with a meta-model `theta`
+    (M, D), `components` (M, 3) along its principal axes and their `shares` of the variance. `training`: by meta-model the losses along
+    training. `analyses`: by name and table the columns. Raises `InputError` where nothing finished is there.
     """
     if not (folder / "result.json").exists():
         raise InputError(f"{folder} holds no finished run (no result.json there): finish it with --resume")
@@ -55,6 +55,7 @@ def contents(folder: Path) -> dict[str, Any]:
         components, shares = principal(theta_MD)
         networks |= {"theta": _numbers(theta_MD), "components": _numbers(components), "shares": _numbers(shares)}
     metas = [folder] if (folder / "meta.json").exists() else sorted(path.parent for path in folder.glob("*/meta.json"))
+    metas.sort(key=lambda path: path.name == "control")
     ids = set(networks["ids"][:: -(-len(table) // DETAILED)])
     return {
         "result": result,
@@ -132,6 +133,7 @@ def _losses(path: Path) -> dict[str, list[Any]]:
 def _analysis(folder: Path, files: tuple[str, ...], ids: set[str]) -> dict[str, dict[str, list[Any]]]:
     """By table, its columns."""
     tables = {name: pq.read_table(folder / f"{name}.parquet") for name in files if (folder / f"{name}.parquet").exists()}
+    tables = {name: table for name, table in tables.items() if len(table)}
     for name in set(tables) & {"points", "trajectories"}:
         tables[name] = tables[name].filter(pc.is_in(tables[name]["id"], pa.array(sorted(ids))))
     return {name: {column: _numbers(table[column].to_pylist()) for column in table.column_names} for name, table in tables.items()}

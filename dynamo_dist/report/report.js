@@ -190,6 +190,7 @@ const textColumns = Object.keys(networks.columns).filter((name) => networks.colu
 const state = {
   colour: ["computation", "group"].find((name) => networks.columns[name]) ?? Object.keys(networks.columns)[0],
   dimensions: "2", drag: "pan", selected: 0, groups: { A: [], B: [] },
+  marks: 0, // boxes drawn so far: the outline of the last one goes when the map is drawn again
 };
 
 const HOVER = ["group", "score", "accuracy", "r2", "hidden_r2", "agreement"];
@@ -233,7 +234,7 @@ function describeMap() {
   const title = (k) => `component ${k + 1} (${Math.round(100 * networks.shares[k])} % of variance)`;
   const titles = [0, 1, 2].map(title);
   const layout = flat
-    ? { xaxis: axis(titles[0]), yaxis: axis(titles[1]), dragmode: state.drag === "pan" ? "pan" : "select", uirevision: "map", selections: [] }
+    ? { xaxis: axis(titles[0]), yaxis: axis(titles[1]), dragmode: state.drag === "pan" ? "pan" : "select", uirevision: "map", selectionrevision: state.marks }
     : { scene: Object.fromEntries(["xaxis", "yaxis", "zaxis"].map((name, k) => [name, { title: { text: titles[k] }, color: theme.soft, gridcolor: theme.line, backgroundcolor: "rgba(0,0,0,0)" }])), dragmode: "orbit", margin: { l: 0, r: 0, t: 0, b: 0 }, uirevision: "map" };
   const chosen = { ...Object.fromEntries(networks.theta[0].map((_, d) => [`theta_${d + 1}`, networks.theta.map((theta) => theta[d])])) };
   const table = { id: networks.ids, component_1: networks.components.map((c) => c[0]), component_2: networks.components.map((c) => c[1]), component_3: networks.components.map((c) => c[2]), ...chosen, [state.colour]: valuesOf(state.colour) };
@@ -247,7 +248,7 @@ function zoom(factor) {
     Plotly.relayout(plot, { "scene.camera.eye": { x: x * factor, y: y * factor, z: z * factor } });
     return;
   }
-  const range = (axis) => { const [low, high] = plot.layout[axis].range, middle = (low + high) / 2; return [middle + (low - middle) * factor, middle + (high - middle) * factor]; };
+  const range = (axis) => { const [low, high] = plot._fullLayout[axis].range, middle = (low + high) / 2; return [middle + (low - middle) * factor, middle + (high - middle) * factor]; };
   Plotly.relayout(plot, { "xaxis.range": range("xaxis"), "yaxis.range": range("yaxis") });
 }
 
@@ -295,6 +296,7 @@ function makeMap() {
     made.plot.on("plotly_selected", (event) => {
       if (!event || state.drag === "pan") return;
       state.groups[state.drag] = unique(event.points.map((point) => point.customdata));
+      state.marks += 1;
       redraw("map");
       compare();
     });
