@@ -128,7 +128,7 @@ function layoutOf(own) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: theme.ink, family: "system-ui, sans-serif", size: 12 },
     margin: { l: 50, r: 15, t: 25, b: 45 }, hovermode: "closest", dragmode: "pan",
     hoverlabel: { bgcolor: theme.raised, bordercolor: theme.line, font: { color: theme.ink }, align: "left" },
-    legend: { orientation: "h", y: -0.18, x: 0, itemsizing: "constant" }, ...own,
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemsizing: "constant" }, ...own,
   };
 }
 
@@ -226,7 +226,7 @@ function describeMap() {
   }
   const ring = (own, name, color, wide) => own.length && traces.push(trace(own, {
     name, hoverinfo: "skip", hovertemplate: null, text: null,
-    marker: { size: size + wide, color: flat ? "rgba(0,0,0,0)" : color, opacity: 1, symbol: "circle-open", line: { color, width: 2 } },
+    marker: { size: size + wide, color, opacity: 1, symbol: "circle-open", line: { width: 2 } },
   }));
   ring(state.groups.A, "A", "#0072b2", 5);
   ring(state.groups.B, "B", "#d55e00", 8);
@@ -502,7 +502,7 @@ function makeLandscape() {
         mark("mean vector", [0], [0], ["mean vector"], { size: 13, symbol: "cross-thin", line: { color: "#ffffff", width: 2.5 } }),
         mark("best by labelled examples", [own.u[at]], [own.v[at]], [`best by labelled examples<br>test score ${format(own.test[at])}`], { size: 15, symbol: "star", color: "#ffffff", line: { color: "#000000", width: 1 } }),
       ],
-      layout: { xaxis: axis("direction 1"), yaxis: axis("direction 2"), legend: { orientation: "h", y: -0.2, bgcolor: "#5a5f66", font: { color: "#ffffff" } } },
+      layout: { xaxis: axis("direction 1"), yaxis: axis("direction 2"), legend: { orientation: "h", y: 1.02, yanchor: "bottom", bgcolor: "#5a5f66", font: { color: "#ffffff" } } },
       table: own,
     };
   }, tasks.length > 1 ? [choice("Task", tasks, task, (value) => { task = value; redraw("landscape"); })] : []);
@@ -566,12 +566,13 @@ function makePoints() {
     list.querySelector("select").value = id;
     const columns = ["which", "kind", "stable", "unstable_directions", "time_constant_1", "time_constant_2", "time_constant_3", "speed", "distance"];
     details.replaceChildren(details.firstChild, rows(["", ...columns.slice(1).map(words)], own.id.map((_, k) => columns.map((name) => format(own[name][k])))));
-    const title = (text, x) => ({ text, x, y: 1.06, xref: "paper", yref: "paper", showarrow: false, xanchor: "center" });
+    const title = (text, x) => ({ text, x, y: 1, xref: "paper", yref: "paper", showarrow: false, xanchor: "center", yanchor: "bottom" });
     return {
       traces,
       layout: {
         xaxis: axis("component 1", { domain: [0, 0.46] }), yaxis: axis("component 2"),
         xaxis2: axis("component 1", { domain: [0.54, 1], anchor: "y2" }), yaxis2: axis("", { anchor: "x2" }),
+        legend: { orientation: "h", x: 0, y: 1.1, yanchor: "bottom" },
         annotations: [title("meta-model at theta", 0.23), title("the network itself", 0.77), ...(own.id.length ? [] : [title("this network was not analysed", 0.5)])],
       },
       table: own,
