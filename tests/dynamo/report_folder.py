@@ -21,7 +21,7 @@ def write_run(folder, networks):
     (folder / "meta-0").mkdir(parents=True)
     (folder / "control").mkdir()
     number = np.arange(networks) % len(GROUPS)
-    theta = rng.normal(size=(networks, DIMENSIONS)) * 0.1 + 2 * np.eye(len(GROUPS), DIMENSIONS)[number]
+    theta = rng.normal(size=(networks, DIMENSIONS)) * 0.4 + 2 * np.eye(len(GROUPS), DIMENSIONS)[number]
     score, agreement = rng.uniform(0.9, 1, networks), rng.uniform(0.8, 1, networks)
     table = {
         "id": [f"{GROUPS[own]} #{place}" for place, own in enumerate(number)],
