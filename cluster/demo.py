@@ -68,7 +68,8 @@ def write_page(out: Path) -> Path:
         "<p>A population of networks trained on Ray, the one meta-model that emulates all of them, and the exceptional points of "
         "two large sparse pencils with their Jordan chains, solved over MPI.</p>"
     )
-    parts = [dynamo_dist.report.sections(out / "valence"), *(jordan_dist.report.sections(out / name) for name in EXAMPLES)]
+    after = "\n".join(jordan_dist.report.sections(out / name) for name in EXAMPLES)
     path = out / "report.html"
-    path.write_text(dynamo_dist.report.page("dynamo-jordan demo", [introduction, *parts]))
+    shown = dynamo_dist.report.contents(out / "valence")
+    path.write_text(dynamo_dist.report.page("dynamo-jordan demo", shown, before=introduction, after=after), encoding="utf-8")
     return path

@@ -119,6 +119,12 @@ if [ -n "${bindings:-}" ]; then
     wait "$bindings" || { tail -n 40 "$bindings_log" >&2; die "petsc4py $petsc_version did not build against $PETSC_DIR; the log is above and in $bindings_log"; }
     rm -f "$bindings_log"
 fi
+# The tests of the page drive a browser, and are skipped where there is none: no reason to stop.
+if ! command -v chromedriver >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    say "system packages: chromium chromium-driver"
+    { apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 ||
+        say "no chromium among the system packages: the tests of the page will be skipped"
+fi
 quietly "dynamo-jordan itself" pip install --no-build-isolation --no-deps -e .
 .venv/bin/python -c 'import mpi4py.MPI, petsc4py.PETSc' || die "the bindings were installed but do not load: see the message above; if MPI was changed, remove .venv and run this again"
 echo "$want" >"$stamp"

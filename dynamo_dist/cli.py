@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
         "analyze",
         help="similarity, averages, few labels, landscape, fixed points of a run or a meta-model",
         description="Run analyses on a finished run (all its meta-models and its control) or on one meta-model. Each leaves its findings "
-        "(JSON), the numbers behind its figures (Parquet) and the figures (PNG and SVG) in the folder's analysis/.",
+        "(JSON), the numbers behind its figures (Parquet) and the figures (PNG, SVG and PDF) in the folder's analysis/.",
         formatter_class=raw,
         epilog="example:\n  dynamo-dist analyze runs/valence --all\n  dynamo-dist analyze runs/mine-meta similarity landscape\n\n"
         f"analyses: {', '.join(suite.ANALYSES)}",
@@ -182,9 +182,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print the findings as one line of JSON, last")
 
     command = commands.add_parser(
-        "report", help="write report.html of a finished run again", epilog="example: dynamo-dist report runs/valence"
+        "report",
+        help="write report.html of a run, a meta-model or a population, and its figures",
+        description="Write report.html, one page that needs nothing else, and the figures as PNG, SVG and PDF. What `analyze` has left is shown.",
+        formatter_class=raw,
+        epilog="example:\n  dynamo-dist report runs/valence",
     )
-    command.add_argument("folder", type=Path, help="folder of the run")
+    command.add_argument("folder", type=Path, help="folder that run, embed or train-population wrote")
 
     commands.add_parser("recipes", help="list the recipes", epilog="example: dynamo-dist recipes")
     return top
@@ -202,8 +206,6 @@ def _run(arguments: argparse.Namespace) -> None:
     with open_runtime(arguments.workers, arguments.address) as runtime:
         claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
         result = run(recipe, data, arguments.out, runtime=runtime, seeds=arguments.seeds)
-    if recipe.analyses:
-        _figures(arguments.out / ANALYSIS)
     _report(arguments.out)
     say(f"done in {result['seconds']['total']:.0f} s: {arguments.out / 'report.html'}")
     print(arguments.out / RESULT)
@@ -302,7 +304,7 @@ def _analyze(arguments: argparse.Namespace) -> None:
     check_analyses(arguments.folder, names)
     with open_runtime(arguments.workers, arguments.address) as runtime:
         found = analyze(arguments.folder, names, runtime)
-    _figures(arguments.folder / ANALYSIS)
+    _figures(arguments.folder)
     for name, summary in found.items():
         print(arguments.folder / ANALYSIS / name / suite.SUMMARY)
         if not arguments.all and "does_not_apply" in summary:
@@ -312,7 +314,7 @@ def _analyze(arguments: argparse.Namespace) -> None:
 
 
 def _figures(folder: Path) -> None:
-    """Draw the analyses where matplotlib is there; their numbers do not need it."""
+    """Draw the figures for papers where matplotlib is there; their numbers do not need it."""
     try:
         from dynamo_dist.report.analyses import write_figures
     except InputError as error:
@@ -324,9 +326,8 @@ def _figures(folder: Path) -> None:
 def _report(folder: Path) -> None:
     from dynamo_dist.report import write_report
 
-    if not (folder / RESULT).exists():
-        raise InputError(f"{folder} holds no finished run (no {RESULT} there): finish it with --resume")
     write_report(folder)
+    _figures(folder)
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -3,7 +3,7 @@
 from dynamo_dist.analysis.averages import Averaging, compare_averages
 from dynamo_dist.analysis.averaging import average, scores_at
 from dynamo_dist.analysis.clustering import cluster
-from dynamo_dist.analysis.dynamics import FixedPoints, fixed_points, fixed_points_of, theta_path
+from dynamo_dist.analysis.dynamics import CentrePath, FixedPoints, centre_path, fixed_points, fixed_points_of, theta_path
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, emulation, merge
 from dynamo_dist.analysis.landscape import Landscape, landscape
 from dynamo_dist.analysis.matching import matched, weight_average
@@ -16,6 +16,7 @@ from dynamo_dist.analysis.trajectory import Trajectories, trajectories
 
 __all__ = [
     "Averaging",
+    "CentrePath",
     "CopyRatio",
     "Emulation",
     "FixedPoints",
@@ -26,6 +27,7 @@ __all__ = [
     "Stability",
     "Trajectories",
     "average",
+    "centre_path",
     "cluster",
     "compare_averages",
     "copy_ratio",

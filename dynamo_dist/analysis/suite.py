@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dynamo_dist.analysis.averages import compare_averages
-from dynamo_dist.analysis.dynamics import fixed_points
+from dynamo_dist.analysis.dynamics import centre_path, fixed_points
 from dynamo_dist.analysis.landscape import landscape
 from dynamo_dist.analysis.memory import memories
 from dynamo_dist.analysis.reparameterize import copy_ratio
@@ -93,6 +93,7 @@ ANALYSES: dict[str, Callable[[Subject], Result]] = {
     "semisupervised": lambda subject: ByTask.of(subject.metas[0], semisupervised),
     "fixed-points": lambda subject: fixed_points(subject.metas[0]),
     "memory": lambda subject: memories(subject.metas[0]),
+    "theta-path": lambda subject: centre_path(subject.metas[0]),
     "reparameterize": lambda subject: copy_ratio(subject.metas[0]),
 }
 

@@ -1,5 +1,6 @@
-"""Tables and figures of a finished run on one self-contained page."""
+"""Tables and figures of what a folder holds: one self-contained page, and files for papers."""
 
-from dynamo_dist.report.page import page, sections, write_report
+from dynamo_dist.report.contents import contents
+from dynamo_dist.report.page import page, write_report
 
-__all__ = ["page", "sections", "write_report"]
+__all__ = ["contents", "page", "write_report"]

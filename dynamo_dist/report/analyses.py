@@ -1,4 +1,4 @@
-"""Figures of the analyses in a folder, as PNG and SVG beside the tables that they are drawn from; nothing is computed again."""
+"""Figures of the analyses in a folder, drawn from the tables beside them; nothing is computed again."""
 
 import itertools
 from collections.abc import Callable
@@ -9,30 +9,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dynamo_dist.report.figures import COLOURS, Axes, Figure, blank_axes, mpl
+from dynamo_dist.report.figures import COLOURS, Axes, Figure, blank_axes, of_run, save, style
 
 # Networks whose fixed points are shown.
 PORTRAITS = 6
 
 
 def write_figures(folder: Path) -> list[Path]:
-    """Draw what the analyses in `folder`, one to a subfolder, have left; returns the files. Of an analysis of several tasks a figure each,
-    numbered."""
+    """Draw what the folder of a run or a meta-model holds, as PNG, SVG and PDF: of a finished run into `figures/`, of every analysis beside
+    its tables, of one of several tasks a figure each, numbered. Returns the files."""
     written = []
-    for name, draw in FIGURES.items():
-        tables = {file.stem: pq.read_table(file) for file in (folder / name).glob("*.parquet")}
-        if not tables:
-            continue
-        by_task = _by_task(tables)
-        for number, (task, own) in enumerate(by_task.items()):
-            figure = draw(own)
-            if task:
-                figure.suptitle(task, fontsize=9)
-            for kind in ("png", "svg"):
-                path = folder / name / (f"{name}-{number}.{kind}" if len(by_task) > 1 else f"{name}.{kind}")
-                with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
-                    figure.savefig(path, dpi=160, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
-                written.append(path)
+    with style():
+        if (folder / "networks.parquet").exists():
+            (folder / "figures").mkdir(exist_ok=True)
+            for name, figure in of_run(folder):
+                written += save(figure, folder / "figures" / name)
+        for name, draw in FIGURES.items():
+            own = folder / "analysis" / name
+            tables = {file.stem: pq.read_table(file) for file in own.glob("*.parquet")}
+            if not tables:
+                continue
+            by_task = _by_task(tables)
+            for number, (task, rows) in enumerate(by_task.items()):
+                figure = draw(rows)
+                if task:
+                    figure.suptitle(task, fontsize=9)
+                written += save(figure, own / (f"{name}-{number}" if len(by_task) > 1 else name))
     return written
 
 
@@ -71,12 +73,12 @@ def _similarity(tables: dict[str, pa.Table]) -> Figure:
     figure, panels = _grid(len(accuracy))
     for axes, (name, share) in zip(panels, accuracy.items(), strict=True):
         rows = (measure == name) & (np.isnan(meta) | (meta == 0)) & (_column(points, "set") == 0)
-        axes.scatter(_column(points, "x")[rows], _column(points, "y")[rows], c=[colour[own] for own in computation[rows]], s=18, linewidths=0)
-        axes.set_title(f"{name}: {100 * share:.0f} % nearest", fontsize=8)
+        axes.scatter(_column(points, "x")[rows], _column(points, "y")[rows], c=[colour[own] for own in computation[rows]], s=18)
+        axes.set_title(f"{name}: {100 * share:.0f} % nearest")
         axes.set(xticks=[], yticks=[])
     for label, own in colour.items():
         panels[-1].scatter([], [], c=own, label=label)
-    figure.legend(loc="outside lower center", ncols=6, fontsize=7, frameon=False)
+    figure.legend(loc="outside lower center", ncols=6)
     return figure
 
 
@@ -89,10 +91,9 @@ def _averaging(tables: dict[str, pa.Table]) -> Figure:
     for axes, own in zip(panels, names, strict=True):
         for place, way in enumerate(methods):
             found = score[(name == own) & (method == way)]
-            axes.plot(found, np.full(len(found), -place), "o", color=COLOURS[place % len(COLOURS)], alpha=0.7, markersize=4)
+            axes.plot(found, np.full(len(found), -place), "o", color=COLOURS[place % len(COLOURS)], alpha=0.7)
         axes.set_yticks(-np.arange(len(methods)), [way.replace("_", " ") for way in methods], fontsize=7)
-        axes.set_title(own, fontsize=8)
-        axes.grid(alpha=0.25)
+        axes.set_title(own)
     return figure
 
 
@@ -106,11 +107,11 @@ def _landscape(tables: dict[str, pa.Table]) -> Figure:
     group = _column(networks, "group")
     for own, colour in _by(group).items():
         rows = group == own
-        axes.plot(_column(networks, "u")[rows], _column(networks, "v")[rows], "o", color=colour, markersize=4, label=own, markeredgecolor="w")
+        axes.plot(_column(networks, "u")[rows], _column(networks, "v")[rows], "o", color=colour, label=own, markeredgecolor="w")
     best = np.array(grid["best"].to_pylist())
     axes.plot(_column(grid, "u")[best], _column(grid, "v")[best], "*", color="w", markersize=12, markeredgecolor="k", label="best by labels")
     axes.plot(0, 0, "+", color="w", markersize=10, label="mean")
-    axes.legend(fontsize=6)
+    axes.legend(frameon=True)
     return figure
 
 
@@ -122,8 +123,8 @@ def _semisupervised(tables: dict[str, pa.Table]) -> Figure:
     for own, colour in _by(method).items():
         counts = np.unique(labels[(method == own) & ~np.isnan(score)])
         found = [score[(method == own) & (labels == count)] for count in counts]
-        axes.errorbar(counts, [f.mean() for f in found], [f.std() for f in found], color=colour, marker="o", markersize=4, label=own)
-    axes.legend(fontsize=6, frameon=False)
+        axes.errorbar(counts, [f.mean() for f in found], [f.std() for f in found], color=colour, marker="o", label=own)
+    axes.legend()
     return figure
 
 
@@ -138,10 +139,10 @@ def _fixed_points(tables: dict[str, pa.Table]) -> Figure:
     for axes, id in zip(panels, chosen, strict=False):
         x, y = (_column(points, f"component_{number}") for number in (1, 2))
         fixed, own = kind == "fixed", ids == id
-        axes.scatter(x[own & ~fixed], y[own & ~fixed], s=4, color="#8c959f", linewidths=0)
+        axes.scatter(x[own & ~fixed], y[own & ~fixed], s=4, color="#8c959f")
         axes.scatter(x[own & fixed & stable], y[own & fixed & stable], s=30, color=COLOURS[0])
         axes.scatter(x[own & fixed & ~stable], y[own & fixed & ~stable], s=30, facecolors="none", edgecolors=COLOURS[1])
-        axes.set_title(id, fontsize=8)
+        axes.set_title(id)
         axes.set(xticks=[], yticks=[])
     return figure
 

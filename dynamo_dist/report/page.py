@@ -1,44 +1,53 @@
-"""The page of a run: self-contained HTML made from what the run has saved; nothing is computed again."""
+"""The page of a folder: one self-contained HTML file. Tables are written here; `report.js` draws the figures from the numbers beside it."""
 
 import html
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from dynamo_dist.errors import InputError
+from dynamo_dist.report.contents import contents
 
-from dynamo_dist.report import figures
-
-STYLE = """
-:root { --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --paper: #ffffff; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #30363d; --paper: #0d1117; } }
-body { font: 15px/1.55 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink); background: var(--paper); }
-h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; margin: .6rem 0 1.2rem; display: block; overflow-x: auto; }
-th, td { text-align: left; padding: .2rem 1rem .2rem 0; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-th { font-weight: 600; } td.number { text-align: right; }
-.figure-row { display: flex; flex-wrap: wrap; gap: 1rem; } .figure-row figure { margin: 0; flex: 1 1 20rem; }
-figure svg, figure img { max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; } figcaption, .note { color: var(--soft); }
-details { margin: .6rem 0; }
-"""
+# Nothing is loaded from anywhere: what the page needs is inside, and the browser is told so. Plotly compiles its WebGL programs.
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` of a finished run and return its path."""
-    result = json.loads((folder / "result.json").read_text())
+    """Write `report.html` of a finished run, meta-model or population and return its path. Raises `InputError` where there is none."""
+    shown = contents(folder)
     path = folder / "report.html"
-    path.write_text(page(f"dynamo-dist run {result['recipe']}", [sections(folder)]))
+    path.write_text(page(shown["result"].get("title", folder.resolve().name), shown), encoding="utf-8")
     return path
 
 
-def page(title: str, parts: list[str]) -> str:
-    """A complete HTML document around fragments of HTML."""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}</style></head><body>\n<h1>{text(title)}</h1>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+def page(title: str, shown: dict[str, Any], *, before: str = "", after: str = "") -> str:
+    """A complete HTML document of what `contents` returned, between two fragments of HTML."""
+    numbers = json.dumps(shown, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # or a name could end the script
+    own = files("dynamo_dist.report")
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{text(title)}</title>
+<link rel="icon" href="data:,"><style>{(own / "report.css").read_text()}</style></head><body>
+<header><h1>{text(title)}</h1><button type="button" id="theme">Dark or light</button></header>
+<main>
+{before}
+{sections(shown)}
+{after}
+</main>
+<script type="application/json" id="numbers">{numbers}</script>
+<script>{_plotly()}</script>
+<script>{(own / "report.js").read_text()}</script>
+</body></html>
+"""
+
+
+def _plotly() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise InputError(f"the report needs plotly ({error}): pip install 'dynamo-jordan[report]'") from None
+    return get_plotlyjs()
 
 
 def text(value: Any) -> str:
@@ -55,86 +64,160 @@ def number(value: float | None) -> str:
 
 
 def table(header: list[str], rows: list[list[Any]]) -> str:
-    """An HTML table; the first column is text, the others stand to the right."""
-    head = "".join(f"<th>{text(name)}</th>" for name in header)
+    """An HTML table; the first column names the row, the others stand to the right."""
+    head = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
     body = "".join(
-        f"<tr><td>{text(row[0])}</td>" + "".join(f'<td class="number">{text(value)}</td>' for value in row[1:]) + "</tr>" for row in rows
+        f'<tr><th scope="row">{text(row[0])}</th>' + "".join(f"<td>{text(value)}</td>" for value in row[1:]) + "</tr>" for row in rows
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def sections(folder: Path) -> str:
-    """The run's results as one HTML fragment with its figures inside."""
-    folder = Path(folder)
-    result = json.loads((folder / "result.json").read_text())
-    networks = pq.read_table(folder / "networks.parquet").to_pydict()
-    population, meta, control, clustering = (result[key] for key in ("population", "meta", "control", "clustering"))
-    groups = list(population["accuracy"])
-    parts = [
-        f"<h2>{text(result['title'])}: {population['networks']} networks, one meta-model</h2>",
-        f"<p>Every number was measured on {population['test_inputs']:,} test inputs that trained nothing. "
-        f"The control is the same meta-model and training with the embedding vector fixed at zero.</p>",
-        '<div class="figure-row">',
-        figures.embedding(networks),
-        figures.disputed(networks),
-        figures.training(folder, result),
-        "</div>",
-        "<h3>Emulation</h3>",
-        table(
-            ["", "meta-model", "control without theta"],
-            [
-                ["hidden R², median", number(meta["hidden_r2_median"]), number(control["hidden_r2_median"])],
-                ["hidden R², min", number(meta["hidden_r2_min"]), number(control["hidden_r2_min"])],
-                ["output agreement, median", percent(meta["agreement_median"]), percent(control["agreement_median"])],
-                ["output agreement, min", percent(meta["agreement_min"]), percent(control["agreement_min"])],
-                [
-                    f"agreement on disputed inputs ({percent(meta['disputed_share'])} of all), median",
-                    percent(meta["disputed_agreement_median"]),
-                    percent(control["disputed_agreement_median"]),
-                ],
-            ],
-        ),
-        "<h3>Clusters of the embedding</h3>",
-        table(
-            ["adjusted Rand index of k-means against", *(f"seed {seed}" for seed in range(len(result["seeds"])))],
-            [
-                ["the computation", *(number(seed["adjusted_rand"]) for seed in result["seeds"])],
-                ["the architecture, as information", *(number(seed["adjusted_rand_architecture"]) for seed in result["seeds"])],
-            ],
-        )
-        if clustering
-        else "",
-        "<h3>Accuracy, and networks averaged in the embedding space</h3>",
-        _accuracy(result, groups),
-        "<h3>Every network</h3>",
-        "<details><summary>Table of all networks</summary>",
-        table(
-            ["network", "test accuracy", "hidden R²", "agreement", "on disputed inputs", "theta"],
-            [
-                [id, percent(accuracy), number(r2), percent(agreement), percent(disputed), ", ".join(f"{value:.3f}" for value in theta)]
-                for id, accuracy, r2, agreement, disputed, theta in zip(
-                    *(networks[key] for key in ("id", "score", "hidden_r2", "agreement", "disputed_agreement", "theta")), strict=True
+def figure(name: str, caption: str) -> str:
+    """The place of a figure that `report.js` draws."""
+    return f'<figure data-figure="{name}"><figcaption>{text(caption)}</figcaption></figure>'
+
+
+def sections(shown: dict[str, Any]) -> str:
+    """What there is to show, as one HTML fragment."""
+    result, networks, analyses = shown["result"], shown["networks"], shown["analyses"]
+    whole = "control" in result  # a run; else a meta-model or a population alone
+    parts = [_introduction(shown)]
+    if "theta" in networks:
+        parts += [
+            "<h2>Map of the networks</h2>",
+            '<div class="beside">',
+            figure("map", "Embedding vectors along their principal axes, a point per network. Networks that compute alike lie together."),
+            '<aside id="network" aria-live="polite"></aside></div>',
+            '<section id="compare"></section>',
+        ]
+    parts += ["<details><summary>Table of all networks</summary>", '<div id="all"></div></details>']
+    if whole:
+        parts += ["<h2>Emulation</h2>", _emulation(result)]
+        if any(column in networks["columns"] for column in ("disputed_agreement", "control_disputed_agreement")):
+            parts.append(
+                figure(
+                    "disputed",
+                    "Agreement with the base network on inputs that divide the population, a point per network, with theta and without.",
                 )
-            ],
-        ),
-        "</details>",
-        "<h3>Cost</h3>",
-        table(["stage", "seconds"], [[name, f"{value:.1f}"] for name, value in result["seconds"].items()]),
-        '<p class="note">' + text(", ".join(f"{name} {value}" for name, value in result["versions"].items())) + "</p>",
-    ]
+            )
+        parts.append(_clusters(result))
+    if "similarity" in analyses:
+        parts += ["<h2>Similarity against other measures</h2>", _similarity(analyses["similarity"]["measures"])]
+        parts.append(figure("similarity", "Networks by their distances under one measure (classical scaling)."))
+    if "stability" in analyses:
+        parts += ["<h3>Stability over seeds of the meta-model</h3>", _rows(analyses["stability"]["stability"])]
+    if whole:
+        parts += ["<h2>Accuracy, and networks averaged in the embedding space</h2>", _accuracy(result)]
+    if "averaging" in analyses:
+        parts.append(figure("averaging", "Scores of every way to make one network of several."))
+    if "landscape" in analyses:
+        parts.append("<h2>Accuracy landscape</h2>")
+        parts.append(
+            figure(
+                "landscape",
+                "Test score of the meta-model over the plane of two principal axes through the mean vector; circles are the networks.",
+            )
+        )
+    if "semisupervised" in analyses:
+        parts.append("<h2>Few labels</h2>")
+        parts.append(figure("semisupervised", "Test score against the number of labels, mean and standard deviation over draws."))
+    if "fixed-points" in analyses:
+        parts.append("<h2>Fixed points</h2>")
+        parts.append(
+            figure(
+                "points",
+                "Fixed points of one network, in principal components of the states that it visits: filled are stable, open unstable, "
+                "small grey ones slow; lines are trajectories on a few inputs. The meta-model at theta, and the network itself.",
+            )
+        )
+    if "theta-path" in analyses:
+        parts.append("<h3>Along a path in theta</h3>")
+        parts.append(
+            figure(
+                "path",
+                "Fixed points of the meta-model at zero input on the line between the mean vectors of two computations, and how many there are.",
+            )
+        )
+    if "reparameterize" in analyses:
+        parts.append("<h2>Copies with other weights</h2>")
+        parts.append(figure("copies", "Distance of exact copies from their originals, relative to the distance between computations."))
+    parts.append("<h2>Training</h2>")
+    if shown["training"]:
+        parts.append(figure("losses", "Loss of the meta-models along training; dashed on held-out inputs."))
+    parts.append(figure("curves", "Training loss of the base networks, mean of every group; dotted, the selected network."))
+    if whole:
+        parts += ["<h2>Cost</h2>", table(["stage", "seconds"], [[name, f"{value:.1f}"] for name, value in result["seconds"].items()])]
+        parts.append('<p class="note">' + text(", ".join(f"{name} {value}" for name, value in result["versions"].items())) + "</p>")
     return "\n".join(parts)
 
 
-def _accuracy(result: dict[str, Any], groups: list[str]) -> str:
+def _introduction(shown: dict[str, Any]) -> str:
+    result, networks = shown["result"], shown["networks"]
+    words = f"{len(networks['ids']):,} networks" + (", one meta-model that emulates all of them." if "theta" in networks else ".")
+    if "control" in result:
+        words += (
+            f" Every number was measured on {result['population']['test_inputs']:,} test inputs that trained nothing. The control is the "
+            "same meta-model and training with the embedding vector fixed at zero."
+        )
+    return f"<p>{text(words)}</p>"
+
+
+def _emulation(result: dict[str, Any]) -> str:
+    meta, control = result["meta"], result["control"]
+    rows = [
+        ["hidden R², median", number(meta["hidden_r2_median"]), number(control["hidden_r2_median"])],
+        ["hidden R², min", number(meta["hidden_r2_min"]), number(control["hidden_r2_min"])],
+        ["output agreement, median", percent(meta["agreement_median"]), percent(control["agreement_median"])],
+        ["output agreement, min", percent(meta["agreement_min"]), percent(control["agreement_min"])],
+        [
+            f"agreement on disputed inputs ({percent(meta['disputed_share'])} of all), median",
+            percent(meta["disputed_agreement_median"]),
+            percent(control["disputed_agreement_median"]),
+        ],
+    ]
+    return table(["", "meta-model", "control without theta"], rows)
+
+
+def _clusters(result: dict[str, Any]) -> str:
+    seeds = result["seeds"]
+    return "<h3>Clusters of the embedding</h3>" + table(
+        ["adjusted Rand index of k-means against", *(f"seed {seed}" for seed in range(len(seeds)))],
+        [
+            ["the computation", *(number(seed["adjusted_rand"]) for seed in seeds)],
+            ["the architecture, as information", *(number(seed["adjusted_rand_architecture"]) for seed in seeds)],
+        ],
+    )
+
+
+def _similarity(measures: dict[str, list[Any]]) -> str:
+    rows = []
+    for place, name in enumerate(measures["measure"]):
+        scores = []
+        for score in ("silhouette", "adjusted_rand", "nearest_neighbour"):
+            sd = measures[f"{score}_sd"][place]
+            scores.append(number(measures[score][place]) + ("" if sd is None else f" ± {sd:.4f}"))
+        rows.append([name.replace("_", " "), *scores, number(measures["p_value"][place]), measures["networks"][place]])
+    return table(["measure", "silhouette", "adjusted Rand", "nearest neighbour", "p", "networks"], rows) + (
+        '<p class="note">Scores against the computation; ± is the standard deviation over seeds of the meta-model.</p>'
+    )
+
+
+def _rows(columns: dict[str, list[Any]]) -> str:
+    """A table as it is in the file."""
+    shown = [[number(value) if isinstance(value, float) else value for value in row] for row in zip(*columns.values(), strict=True)]
+    return table([name.replace("_", " ") for name in columns], shown)
+
+
+def _accuracy(result: dict[str, Any]) -> str:
     base, meta, averaging = result["population"]["accuracy"], result["meta"]["accuracy"], result["averaging"]
     rows = [
         [
             name,
-            f"{percent(base[name]['mean'])} ± {100 * base[name]['sd']:.2f}",
+            f"{percent(own['mean'])} ± {100 * own['sd']:.2f}",
             percent(meta[name]["mean"]) if name in meta else "-",
             percent(averaging["within"].get(name)),
         ]
-        for name in groups
+        for name, own in base.items()
     ]
     across = [[name, percent(value)] for name, value in averaging["across"].items()]
     drawn = [
@@ -142,6 +225,6 @@ def _accuracy(result: dict[str, Any], groups: list[str]) -> str:
     ]
     return (
         table(["group", "base networks", "meta-model at theta", "meta-model at the group's mean vector"], rows)
-        + table(["mean vector of two groups", "accuracy"], across)
+        + f"<details><summary>Mean vectors of two groups</summary>{table(['two groups', 'accuracy at their mean vector'], across)}</details>"
         + table(["random vectors, judged by the labels", "mean", "sd", "best"], drawn)
     )

@@ -54,6 +54,7 @@ def test_all_analyses_of_a_run(run, capsys):
             for figure in figures:
                 assert (run / "analysis" / name / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
                 assert "<svg" in (run / "analysis" / name / f"{figure}.svg").read_text()
+                assert (run / "analysis" / name / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
         assert all(pq.read_table(table).num_rows >= 0 for table in tables)
         assert bool(tables) != ("does_not_apply" in summary), name
     # Only what asks for copies, or for networks along their training, has nothing to say here, and says so.

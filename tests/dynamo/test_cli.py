@@ -63,10 +63,20 @@ def test_result_has_the_promised_keys_and_the_page_shows_them(run):
             value = value[part]
     assert result["population"]["networks"] == 8
     page = (run / "report.html").read_text()
-    assert page.startswith("<!DOCTYPE html>") and page.count("<svg") == 3
-    assert f"{result['meta']['hidden_r2_median']:.4f}" in page
-    # Self-contained: nothing is loaded from anywhere (names of XML namespaces are not loaded).
-    assert not re.search(r'(?:src|href)="(?!#)', page)
+    assert page.startswith("<!DOCTYPE html>") and f"{result['meta']['hidden_r2_median']:.4f}" in page
+    shown = json.loads(re.search(r'<script type="application/json" id="numbers">(.*?)</script>', page, re.DOTALL)[1])
+    assert shown["result"] == result and len(shown["networks"]["theta"]) == 8
+    for name in ("embedding", "disputed", "training"):
+        assert all((run / "figures" / f"{name}.{kind}").stat().st_size > 1000 for kind in ("png", "svg", "pdf"))
+
+
+def test_a_meta_model_has_a_page_of_its_own(run, tmp_path, capsys):
+    out = tmp_path / "meta"
+    command = ["embed", str(run / "population"), "--out", str(out), "--workers", "0", "--set", "steps=4", "--set", "dimensions=2"]
+    assert main(command) == 0 and main(["report", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "report.html")
+    page = (out / "report.html").read_text()
+    assert "Map of the networks" in page and "Emulation" not in page.partition("<script")[0]
 
 
 def test_population_and_meta_model_open_from_the_run(run):

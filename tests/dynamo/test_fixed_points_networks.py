@@ -13,10 +13,10 @@ from random_population import make_population, spec
 from torch import nn
 
 from dynamo_dist import InputError, MetaModel, MetaModelConfig, Population
-from dynamo_dist.analysis import fixed_points, fixed_points_of, theta_path
+from dynamo_dist.analysis import centre_path, fixed_points, fixed_points_of, theta_path
 from dynamo_dist.analysis.dynamics import FunctionMaps, search
 from dynamo_dist.analysis.dynamics.imported import layer_dynamics
-from dynamo_dist.analysis.dynamics.networks import Dynamics, base_dynamics, dynamics_at, meta_cells, meta_dynamics
+from dynamo_dist.analysis.dynamics.networks import Draw, Dynamics, base_dynamics, dynamics_at, meta_cells, meta_dynamics
 from dynamo_dist.analysis.dynamics.validation import agreement
 from dynamo_dist.data.attractors import ClassIntegrationTask, FlipFlopTask, SineTask
 from dynamo_dist.data.images import DigitsTask
@@ -266,6 +266,40 @@ def test_components_are_those_of_the_visited_states(meta):
     np.testing.assert_allclose(np.abs([[row[f"component_{k}"] for k in (1, 2, 3)] for row in rows]), np.abs(expected), atol=1e-7)
 
 
+def test_trajectories_are_emulated_states_in_the_coordinates_of_the_points(meta, words):
+    """Of texts, which end at different steps."""
+    found = fixed_points(meta, ["words gru"], starts=30)
+    (dynamics,) = meta_dynamics(meta, ["words gru"], starts=30, seed=0)
+    visited = dynamics.visited[0].numpy()
+    axes = np.linalg.svd(visited - visited.mean(axis=0), full_matrices=False)[2]
+    part = Draw.of(words.meta, 30, 0).part
+    states, _ = meta.emulate(meta.theta(["words gru"])[0], part.inputs[:3], part.lengths_N[:3], data="words")
+    rows = [row for row in found.tables()["trajectories"].to_pylist() if row["which"] == "meta"]
+    assert len(rows) == int(part.lengths_N[:3].sum())
+    for row in rows:
+        expected = (states[row["trajectory"], row["step"]].double().numpy() - visited.mean(axis=0)) @ axes[:3].T
+        np.testing.assert_allclose(np.abs([row[f"component_{k}"] for k in (1, 2, 3)]), np.abs(expected), atol=1e-6)
+    assert {row["which"] for row in found.tables()["trajectories"].to_pylist()} == {"meta", "base"}
+
+
+def test_the_path_between_centres(mixed, tmp_path_factory):
+    """Two computations on the words, one network of each, so that the centres are the networks' vectors; another data set has one alone."""
+    named = [dataclasses.replace(mixed.spec(id), computation=id) for id in ("words gru", "words rnn")] + [mixed.spec("pulses gru")]
+    out = tmp_path_factory.mktemp("centres")
+    population = make_population(out / "population", named, dict(mixed.datasets))
+    meta = train(population, out / "meta")
+    found = centre_path(meta, steps=4)
+    assert (found.first, found.second) == ("words gru", "words rnn")
+    np.testing.assert_allclose(found.theta, np.linspace(meta.embedding[0], meta.embedding[1], 4), atol=1e-12)
+    tables, counts = found.tables(), found.path.counts()
+    assert [row["theta"] for row in tables["theta_path"].to_pylist()] == found.theta.tolist()
+    assert [sum(step == row["step"] for row in tables["path"].to_pylist()) for step in range(4)] == counts.sum(dim=1).tolist()
+    assert found.summary()["ends"]["words gru"] == {"stable": int(counts[0, 0]), "unstable": int(counts[0, 1])}
+    alone = train(make_population(out / "alone", named[1:], dict(mixed.datasets)), out / "meta-alone")
+    with pytest.raises(InputError, match="a path needs two computations on one data set"):
+        centre_path(alone)
+
+
 def test_a_path_through_theta_ends_at_the_networks(meta):
     ids = ["words gru", "words rnn"]
     ends = meta.embedding[[meta.network_ids.index(id) for id in ids]]
@@ -288,7 +322,7 @@ def test_networks_that_are_conjugate_agree():
         one = torch.ones(1, dtype=torch.float64)
         dynamics = Dynamics(
             ids=(id,), data="data", maps={"zero": maps}, neutral=None, visited=scale * visited, speed=scale * one,
-            readout=torch.eye(2, dtype=torch.float64)[None],
+            trajectories=scale * visited[:, None, :5], readout=torch.eye(2, dtype=torch.float64)[None],
         )  # fmt: skip
         return dynamics, search(maps, dynamics.visited)
 

@@ -29,6 +29,8 @@ from dynamo_dist.population import Population
 _CANDIDATES, _CANDIDATE_STATES = 1000, 8
 # Numbers of states that are made at a time when networks run on their inputs.
 _NUMBERS = 2**25
+# Sequences whose states are kept in order.
+_TRAJECTORIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Dynamics:
     # States on their inputs, drawn at random, float64 (M, S, H); and root mean square of |h' - h| there, (M,).
     visited: Tensor
     speed: Tensor
+    # States on a few of the inputs, step by step, float64 (M, 3 or less, T, H), NaN after the last valid step.
+    trajectories: Tensor
     # The part of the state that the trajectory and the readout of an imported network show; all of it for others.
     visible: slice = field(default_factory=lambda: slice(None))
     # Weights of linear readouts, (M, H, C), for an LSTM 0 for its cell state; None where they are not known.
@@ -68,12 +72,15 @@ class Draw:
         valid = (torch.arange(part.inputs.shape[1]) < part.lengths_N[:, None]).flatten().nonzero()[:, 0].numpy()
         return cls(part=part, steps=torch.from_numpy(rng.choice(valid, size=starts, replace=starts > len(valid))))
 
-    def visited(self, h_MBTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the states of networks on `part`: those that were drawn, float64 (M, S, H), and the typical speed (M,)."""
+    def visited(self, h_MBTH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the states of networks on `part`: those that were drawn, float64 (M, S, H), the typical speed (M,), and the trajectories of
+        the first sequences, as `Dynamics` has them."""
         moved_MBT = (h_MBTH[:, :, 1:] - h_MBTH[:, :, :-1]).double().square().sum(dim=3)
         both = torch.arange(1, h_MBTH.shape[2]) < self.part.lengths_N[:, None]
         speed = moved_MBT[:, both].mean(dim=1).sqrt() if bool(both.any()) else torch.zeros(len(h_MBTH), dtype=torch.float64)
-        return h_MBTH.flatten(1, 2)[:, self.steps].double(), torch.where(speed > 0, speed, torch.ones_like(speed))
+        valid_BT = torch.arange(h_MBTH.shape[2]) < self.part.lengths_N[:_TRAJECTORIES, None]
+        trajectories = h_MBTH[:, :_TRAJECTORIES].double().masked_fill(~valid_BT[..., None], float("nan"))
+        return h_MBTH.flatten(1, 2)[:, self.steps].double(), torch.where(speed > 0, speed, torch.ones_like(speed)), trajectories
 
 
 def meta_cells(meta: MetaModel, theta_PD: Tensor, data: str) -> Cells:
@@ -128,13 +135,14 @@ def dynamics_at(
     draw = Draw.of(dataset.meta, starts, seed)
     inputs = meta.interface.inputs(data, draw.part.inputs, torch.float64)
     runs = [draw.visited(dynamics.states(theta, inputs).permute(1, 2, 0, 3)) for theta in theta_PD.double().split(_chunk(inputs, dynamics.hidden))]
-    visited, speed = (torch.cat(parts) for parts in zip(*runs, strict=True))
+    visited, speed, trajectories = (torch.cat(parts) for parts in zip(*runs, strict=True))
     table, mean = meta_features(meta, data)
     cells = meta_cells(meta, theta_PD, data)
     table_MWF = None if table is None else table.expand(len(theta_PD), -1, -1)
     maps, neutral = _at_inputs(cells, dataset, table_MWF, mean.expand(len(theta_PD), -1), visited, speed, neutral)
     readout = dynamics.w_readout.expand(len(theta_PD), -1, -1)
-    return Dynamics(ids=tuple(ids), data=data, maps=maps, neutral=neutral, visited=visited, speed=speed, readout=readout)
+    found = {"visited": visited, "speed": speed, "trajectories": trajectories}
+    return Dynamics(ids=tuple(ids), data=data, maps=maps, neutral=neutral, readout=readout, **found)
 
 
 def base_dynamics(
@@ -174,7 +182,7 @@ def _stacked(networks: StackedRecurrent, ids: tuple[str, ...], data: str, datase
     for chunk in torch.arange(networks.count).split(_chunk(inputs, networks.architecture.state)):
         h_TMBH, _ = networks.select(chunk.tolist())(inputs[None], draw.part.lengths_N[None])
         runs.append(draw.visited(h_TMBH.permute(1, 2, 0, 3)))
-    visited, speed = (torch.cat(parts) for parts in zip(*runs, strict=True))
+    visited, speed, trajectories = (torch.cat(parts) for parts in zip(*runs, strict=True))
     table_MWF = networks.parameters.get("embedding")
     if table_MWF is None:
         mean_MF = dataset.meta.inputs.double()[_valid(dataset.meta)].mean(dim=0).expand(networks.count, -1)
@@ -185,7 +193,8 @@ def _stacked(networks: StackedRecurrent, ids: tuple[str, ...], data: str, datase
     maps, neutral = _at_inputs(stacked_cells(networks), dataset, table_MWF, mean_MF, visited, speed, neutral)
     readout = networks.parameters["w_readout"]
     readout = torch.nn.functional.pad(readout, (0, 0, 0, networks.architecture.state - readout.shape[1]))
-    return Dynamics(ids=ids, data=data, maps=maps, neutral=neutral, visited=visited, speed=speed, readout=readout)
+    found = {"visited": visited, "speed": speed, "trajectories": trajectories}
+    return Dynamics(ids=ids, data=data, maps=maps, neutral=neutral, readout=readout, **found)
 
 
 def stacked_cells(networks: StackedRecurrent) -> Cells:
@@ -208,7 +217,7 @@ def _imported(
     module: torch.nn.Module, architecture: Imported, id: str, data: str, dataset: Dataset, draw: Draw, neutral: int | None
 ) -> Dynamics:
     layer = layer_dynamics(module, architecture, draw.part)
-    visited, speed = draw.visited(layer.states[None])
+    visited, speed, trajectories = draw.visited(layer.states[None])
     valid = torch.arange(layer.inputs.shape[1]) < draw.part.lengths_N[:, None]
     features = {"zero": torch.zeros_like(layer.inputs[0, 0]), "mean": layer.inputs[valid].mean(dim=0)}
     if dataset.vocabulary is not None:
@@ -220,7 +229,8 @@ def _imported(
             raise InputError(f"{id!r}: neutral={neutral}: this word does not occur in the inputs that were drawn; name one that does")
         features["neutral"] = of_word[neutral]
     maps = {name: layer.at(x) for name, x in features.items()}
-    return Dynamics(ids=(id,), data=data, maps=maps, neutral=neutral, visited=visited, speed=speed, visible=layer.visible)
+    found = {"visited": visited, "speed": speed, "trajectories": trajectories}
+    return Dynamics(ids=(id,), data=data, maps=maps, neutral=neutral, visible=layer.visible, **found)
 
 
 def _at_inputs(

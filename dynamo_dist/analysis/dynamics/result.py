@@ -96,9 +96,12 @@ class FixedPoints:
         return [{field: getattr(one, field) for field in fields} for one in self.agreements if one.input == input]
 
     def tables(self) -> dict[str, pa.Table]:
-        """`points`, `slow_sets`, `limit_cycles`, `agreement`, `theta_correlation`; a row per point, per network and input, and so on."""
-        rows: dict[str, list[dict[str, Any]]] = {"points": [], "slow_sets": [], "limit_cycles": []}
+        """`points`, `slow_sets`, `limit_cycles`, `agreement`, `theta_correlation`; a row per point, per network and input, and so on.
+        `trajectories`: a row per step of a few trajectories of every network, in the coordinates of its points."""
+        rows: dict[str, list[dict[str, Any]]] = {"points": [], "slow_sets": [], "limit_cycles": [], "trajectories": []}
         for found in self.found:
+            if found.input == "zero":  # trajectories are the same whatever the fixed input
+                rows["trajectories"] += _trajectory_rows(found.which, found.dynamics)
             rows["points"] += _point_rows(found)
             for id, slow, cycles in zip(found.dynamics.ids, found.slow_sets, found.cycles, strict=True):
                 key = {"id": id, "which": found.which, "input": found.input}
@@ -187,7 +190,7 @@ def _analyse(which: str, dynamics: Dynamics) -> list[Found]:
 
 def _point_rows(found: Found) -> list[dict[str, Any]]:
     points, dynamics = found.points, found.dynamics
-    place = _components(dynamics.visited, points.state, points.map)
+    place = _components(dynamics.visited, points.state[:, None], points.map)[:, 0]
     index = torch.arange(len(points)) - torch.searchsorted(points.map, points.map)
     columns: dict[str, list[Any]] = {
         "id": [dynamics.ids[m] for m in points.map.tolist()],
@@ -225,15 +228,28 @@ def _distance(visited_MSH: Tensor, points: Points) -> Tensor:
     return distance
 
 
-def _components(visited_MSH: Tensor, state_PH: Tensor, map_P: Tensor) -> Tensor:
-    """Coordinates of points in the first principal components of the states that their network visits, (P, 3 or less)."""
+def _components(visited_MSH: Tensor, state_PRH: Tensor, map_P: Tensor) -> Tensor:
+    """Coordinates of states, R of the network `map_P` each, in the first principal components of the states that their network visits,
+    (P, R, 3 or less)."""
     mean = visited_MSH.mean(dim=1, keepdim=True)
     _, axes_MHH = torch.linalg.eigh((visited_MSH - mean).mT @ (visited_MSH - mean))
     axes = axes_MHH[:, :, -_COMPONENTS:].flip(2)
     # The sign is free: the largest entry is positive.
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
     axes = axes * torch.where(largest < 0, -1.0, 1.0)
-    return torch.bmm((state_PH - mean[map_P, 0])[:, None], axes[map_P])[:, 0]
+    return torch.bmm(state_PRH - mean[map_P], axes[map_P])
+
+
+def _trajectory_rows(which: str, dynamics: Dynamics) -> list[dict[str, Any]]:
+    place_MRC = _components(dynamics.visited, dynamics.trajectories.flatten(1, 2), torch.arange(len(dynamics.ids)))
+    place_MBTC = place_MRC.unflatten(1, dynamics.trajectories.shape[1:3])
+    return [
+        {"id": id, "which": which, "trajectory": number, "step": step}
+        | {f"component_{k + 1}": place[k] if k < len(place) else math.nan for k in range(_COMPONENTS)}
+        for id, place_BTC in zip(dynamics.ids, place_MBTC, strict=True)
+        for number, place_TC in enumerate(place_BTC)
+        for step, place in enumerate(place_TC[~place_TC[:, 0].isnan()].tolist())
+    ]
 
 
 def _number(value: float) -> float | None:
