@@ -76,7 +76,8 @@ def parser() -> argparse.ArgumentParser:
     example.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for result.json, the chain and the report")
     example.add_argument("--ep", action="store_true", help="search the exceptional point; otherwise the chain near --parameters")
     example.add_argument("--parameters", metavar="P[,P..]", help="where to start or to solve, such as 0.0051 or -0.12+0.27i")
-    example.add_argument("--refine", type=int, default=1, metavar="R", help="R times as many cells per side (default 1)")
+    example.add_argument("--grid", type=int, metavar="G", help="cells per side; a multiple of 212 where there are rectangles (default 212)")
+    example.add_argument("--round", action="store_true", help="take the nearest grid that keeps the geometry, instead of refusing G")
     example.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
     example.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
     example.set_defaults(run=run_example)
@@ -305,7 +306,7 @@ def _agreed(comm: Any, check: Any, *arguments: Any) -> None:
 def run_example(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
     with _refusing():
-        problem = problems.problem(args.name, args.refine)
+        problem = problems.problem(args.name, args.grid, nearest=args.round)
     parameters = _parameters(args.parameters, problem) if args.parameters else (problem.start if args.ep else problem.nearby)
     _agreed(comm, io.check_folder, args.out, args.overwrite)
     log.info("%s: n = %d, %s", problem.title, problem.n, _where(comm))

@@ -125,21 +125,23 @@ def _write(path: Path, arrays: list[tuple[bytes, int, int, np.ndarray]], comm: A
 
 
 def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | None:
-    """Root mean square of every column over squares of cells, at most 212 per side, and over the third axis of a 3-D grid. Shape
+    """Root mean square of every column over squares of cells, at most 212 of these per side, and over the third axis of a 3-D grid. Shape
     (k, side, side), or (k, side, 1) for vectors without a grid (n = cells). On rank 0, None elsewhere."""
     X, start, n = local_block(vectors)
-    refine = next(r for r in range(1, cells + 1) if cells % r == 0 and cells // r <= CELLS)
-    side = cells // refine
+    side = min(cells, CELLS)
     width = side if n > cells else 1
+    square_of = np.arange(cells) * side // cells  # of a cell along one axis
     index = np.arange(start, start + len(X))
-    square = index // (n // cells) // refine
+    square = square_of[index // (n // cells)]
+    share = np.bincount(square_of)  # cells per square along one axis
+    counts = share[:, None] * (share[None] * (n / cells**2) if n > cells else 1)
     if n > cells:
-        square = square * side + index // (n // cells**2) % cells // refine
+        square = square * side + square_of[index // (n // cells**2) % cells]
     pictures = np.stack([np.bincount(square, np.abs(x) ** 2, side * width) for x in X.T])
     if comm is not None:
         local, pictures = pictures, np.empty_like(pictures) if comm.rank == 0 else None
         comm.Reduce(local, pictures)
-    return None if pictures is None else np.sqrt(pictures * (side * width / n)).reshape(-1, side, width)
+    return None if pictures is None else np.sqrt(pictures.reshape(-1, side, width) / counts)
 
 
 def publish(

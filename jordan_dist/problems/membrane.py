@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from jordan_dist.problems import CELLS, Problem
+from jordan_dist.problems import Problem
 from jordan_dist.problems.grid import diagonal, five_point
 from jordan_dist.quadratic import QuadraticPencil
 
 
-def damped_membrane(refine: int = 1) -> Problem:
-    m = CELLS * refine
+def damped_membrane(m: int) -> Problem:
     h = 1 / (m + 1)
     return Problem(
         name="damped-membrane",

@@ -19,8 +19,8 @@ LINES = (91, 120)
 LEFT, RIGHT = (54, 93), (118, 157)
 
 
-def resonators(refine: int = 1) -> Problem:
-    m, h = CELLS * refine, 0.025 / refine
+def resonators(m: int) -> Problem:
+    h = 0.025 / (m / CELLS)
     width = m * h
 
     def stretching(x):
@@ -30,11 +30,14 @@ def resonators(refine: int = 1) -> Problem:
     s = stretching((np.arange(m) + 0.5) * h)
     faces = stretching(np.arange(m + 1) * h)
 
+    def chi(i, j, columns):
+        return inside(i, columns, m, CELLS) * inside(j, LINES, m, CELLS)
+
     def eps(i, j):
-        return 1 + 11 * (inside(i, j, LEFT, LINES, refine) + inside(i, j, RIGHT, LINES, refine))
+        return 1 + 11 * (chi(i, j, LEFT) + chi(i, j, RIGHT))
 
     def detuning(i, j):
-        return inside(i, j, LEFT, LINES, refine) - inside(i, j, RIGHT, LINES, refine)
+        return chi(i, j, LEFT) - chi(i, j, RIGHT)
 
     return Problem(
         name="resonators",
@@ -52,19 +55,20 @@ def resonators(refine: int = 1) -> Problem:
     )
 
 
-CUBE_CELLS = 20  # per side of the box
+CUBE_CELLS = 20  # per side of the box, of 0.1 each
 CUBES = ((3, 8), (11, 16))  # the cells of the two cubes in i; in j and k both have those of ACROSS
 ACROSS = (7, 12)
 
 
-def cubes(refine: int = 1) -> Problem:
+def cubes(m: int) -> Problem:
     """Two cubes with gain and loss in a closed box, in three dimensions: -laplacian u = omega^2 eps u with eps = 12 -+ i gamma in the
-    cubes and 1 around them, u = 0 on the walls. PT-symmetric, so that the exceptional point lies at a real gamma."""
-    m, h = CUBE_CELLS * refine, 0.1 / refine
+    cubes and 1 around them, u = 0 on the walls. PT-symmetric, so that the exceptional point lies at a real gamma. A cell that a face
+    of a cube cuts has the mean of eps over it, as finite volumes have, so that every grid keeps the geometry."""
+    h = 0.1 / (m / CUBE_CELLS)
 
     def chi(i, jk, cube):
         j, k = np.divmod(jk, m)
-        return inside(i, j, CUBES[cube], ACROSS, refine) * inside(i, k, CUBES[cube], ACROSS, refine)
+        return inside(i, CUBES[cube], m, CUBE_CELLS) * inside(j, ACROSS, m, CUBE_CELLS) * inside(k, ACROSS, m, CUBE_CELLS)
 
     def permittivity(values):
         """The diagonal matrix of a function of the first cube's chi and the second's."""

@@ -167,7 +167,11 @@ def test_without_matplotlib_there_is_no_page_and_a_word_about_it(tmp_path):
         (["example", "waveguides", "--out", "{out}", "--parameters", "fast"], "--parameters 'fast': numbers separated by commas"),
         (["example", "waveguides", "--out", "{out}", "--parameters", "1,2"], "waveguides has 1 finite parameter(s): gamma"),
         (["example", "waveguides", "--out", "{out}", "--parameters", "nan"], "waveguides has 1 finite parameter(s)"),
-        (["example", "waveguides", "--out", "{out}", "--refine", "0"], "refine must be at least 1"),
+        (["example", "waveguides", "--out", "{out}", "--grid", "0"], "a grid has at least 2 cells per side, not 0"),
+        (
+            ["example", "resonators", "--out", "{out}", "--grid", "1000"],
+            "1000 cells per side would change the geometry of resonators, which needs a multiple of 212: the nearest is 1060 (--grid 1060,",
+        ),
         (["example", "waveguides", "--out", "{out}", "--fast"], "unrecognized arguments: --fast"),
         (["example", "waveguides", "--out", "/dev/null/run"], "--out /dev/null/run"),
         (["report", "{out}"], "holds no jordan-dist run"),
@@ -343,7 +347,7 @@ def test_verify_and_scan_on_two_ranks(tmp_path):
 
 
 def test_interrupt_is_status_130(tmp_path):
-    words = [sys.executable, "-m", "jordan_dist.cli", "example", "resonators", "--refine", "2", "--ep", "--out", str(tmp_path / "r")]
+    words = [sys.executable, "-m", "jordan_dist.cli", "example", "resonators", "--grid", "424", "--ep", "--out", str(tmp_path / "r")]
 
     def listen():  # a shell starts what runs in the background deaf to interrupts, and that is inherited
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -372,7 +376,7 @@ def test_all_flags():
     assert flags == {
         "chain": sorted([*of_files, "--known"]),
         "ep": sorted([*of_files, "--start", "--window"]),
-        "example": ["--ep", "--help", "--json", "--out", "--overwrite", "--parameters", "--refine", "-h"],
+        "example": ["--ep", "--grid", "--help", "--json", "--out", "--overwrite", "--parameters", "--round", "-h"],
         "report": ["--help", "-h"],
         "scan": ["--B", "--dA", "--dB", "--group", "--help", "--json", "--out", "--overwrite", "--target", "--window", "-h"],
         "verify": ["--help", "--json", "--out", "--overwrite", "-h"],
