@@ -18,6 +18,7 @@ from jordan_dist.problems import CELLS
 PROGRAM = "jordan-dist"
 RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT = "result.json", "chain.npy", "chain.petsc", "modes.npz", "report.html"
 FIELDS, LINEARIZED = "fields.vtk", "linearized.npy"
+CHECKPOINT = "checkpoint"  # a folder, while the run is not finished
 FILES = (RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT, FIELDS, LINEARIZED)  # the first says which program wrote the folder
 SCAN_FILES = ("scan.json",)
 VERIFY_FILES = ("verify.json", "verify.png", "verify.svg")
@@ -81,6 +82,25 @@ def write_chain(path: Path, vectors: Any, comm: Any = None, *, petsc: bool = Fal
     np.lib.format.write_array_header_1_0(head, {"descr": "<c16", "fortran_order": True, "shape": (n, k)})
     columns = [(head.getvalue() if j == 0 else b"", n, start, X[:, j].astype("<c16", copy=False)) for j in range(k)]
     _write(path, columns, comm)
+
+
+def write_block(path: Path, X: np.ndarray, backend: Any) -> None:
+    """The block of a backend, of which X (n_local, k) are the rows of this rank, as a dense matrix in PETSc's binary format (collective)."""
+    pieces, k = backend.parts(X), X.shape[1]
+    n, start = backend.n // len(pieces), backend.start // len(pieces)
+    heads = [petsc_dense_header(backend.n, k), *(b"" for _ in pieces[1:])]
+    _write(
+        path, [(head, n * k, start * k, piece.astype(">c16", order="C")) for head, piece in zip(heads, pieces, strict=True)], backend.comm
+    )
+
+
+def read_block(path: Path, backend: Any) -> np.ndarray:
+    """The rows of this rank of a block that `write_block` wrote on any number of ranks."""
+    n, k = np.fromfile(path, ">i4", 4)[1:3]
+    whole = np.memmap(path, ">c16", "r", offset=16, shape=(n, k))
+    count = len(backend.parts(np.empty(backend.stop - backend.start)))
+    rows = slice(backend.start // count, backend.stop // count)
+    return np.asfortranarray(np.vstack([half[rows] for half in np.split(whole, count)]), dtype=complex)
 
 
 def write_linearized(path: Path, vectors: Any, comm: Any = None) -> None:

@@ -39,6 +39,8 @@ class Problem:
     dB: tuple[Rows | None, ...] = ()
     dimensions: int = 2
     """1 where the matrices belong to no grid."""
+    known: tuple[tuple[complex, ...], complex] | None = None
+    """The parameters and the eigenvalue at the exceptional point, where they are known without solving for them here."""
 
     @property
     def n(self) -> int:

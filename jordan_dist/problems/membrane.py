@@ -16,6 +16,7 @@ from jordan_dist.quadratic import QuadraticPencil
 
 def damped_membrane(m: int) -> Problem:
     h = 1 / (m + 1)
+    critical = np.sqrt(8) / h * np.sin(np.pi * h / 2)
     return Problem(
         name="damped-membrane",
         title="A damped membrane: critical damping of the lowest mode (quadratic)",
@@ -29,5 +30,6 @@ def damped_membrane(m: int) -> Problem:
             mass=diagonal(lambda i, j: np.ones(i.shape), m),
             stiffness=five_point(np.full(m + 1, h**-2), np.ones(m), lambda i, j: 0, m, 1.0),
         ),
+        known=((critical,), -critical),
         dA=(QuadraticPencil(damping=diagonal(lambda i, j: np.full(i.shape, 2.0), m)),),
     )

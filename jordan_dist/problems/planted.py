@@ -49,4 +49,5 @@ def planted_block(n: int) -> Problem:
         A0=rows(0),
         dA=(rows(1),),
         B0=rows(2),
+        known=((PARAMETER,), EIGENVALUE),
     )

@@ -11,6 +11,9 @@ from jordan_dist.problems.grid import diagonal, five_point, inside
 K0 = 2 * np.pi / 1.55  # vacuum wavenumber at a wavelength of 1.55
 CLADDING, CORE = 1.45**2, 1.50**2
 LINES = (96, 115)  # the cores' cells in j
+# The exceptional points of the two on 212 cells per side, to the digits given.
+POINT = ((0.0051183567223,), 35.331376319721)
+POINT_OF_THREE = ((0.0072804509204, 0.0002100387072), 35.330739815332)
 
 
 def _parts(m: int, cores: list[tuple[int, int]]):
@@ -43,6 +46,7 @@ def waveguides(m: int) -> Problem:
         nearby=(0.0051,),
         A0=A0,
         dA=(perturbation([1j, -1j]),),
+        known=POINT if m == CELLS else None,
     )
 
 
@@ -60,4 +64,5 @@ def three_waveguides(m: int) -> Problem:
         nearby=(0.00728, 0.00021),
         A0=A0,
         dA=(perturbation([1j, 0, -1j]), perturbation([0, 1, 0])),
+        known=POINT_OF_THREE if m == CELLS else None,
     )
