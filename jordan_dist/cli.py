@@ -18,13 +18,14 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import scipy
 
-from jordan_dist import bench, io, memory, problems, verify
+from jordan_dist import bench, io, memory, plan, problems, verify
 from jordan_dist.backends import MissingExtraError
 from jordan_dist.chain import JordanChain, jordan_chain
 from jordan_dist.checkpoint import is_folder_of_steps
@@ -48,6 +49,7 @@ examples:
   jordan-dist scan resonators --window=-0.2-0.4i:0.2+0.4i --out runs/both
   jordan-dist verify --out runs/verify
   mpirun -n 2 jordan-dist bench waveguides --grid 212 424 > bench.jsonl
+  jordan-dist plan --n 4e6 --dim 2 --ranks 2
 
 Matrices are read from Matrix Market (.mtx, .mtx.gz), scipy sparse (.npz), numpy (.npy) and PETSc binary files (any other name).
 
@@ -123,6 +125,20 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--overwrite", action="store_true", help="replace the measurement that --out holds")
     check.add_argument("--json", action="store_true", help="print verify.json as the last line of standard output")
     check.set_defaults(run=run_verify)
+    planned = commands.add_parser(
+        "plan",
+        help="memory and time of a chain before it is started",
+        description="Extrapolates from small chains on this machine. They take a minute; what they measured is kept in FILE and used "
+        "again: by default $XDG_CACHE_HOME/jordan-dist/calibration-HOST.json (~/.cache without that variable), as long as versions and "
+        "cores stay the same. A FILE that is named is used wherever it was measured. Under mpirun that many ranks are measured.",
+        **shared,
+    )
+    planned.add_argument("--n", required=True, metavar="N", help="unknowns, such as 4e6, up to 1e9")
+    planned.add_argument("--dim", required=True, type=int, choices=[2, 3], help="of the grid")
+    planned.add_argument("--ranks", type=int, metavar="R", help="of the chain (default: of this command)")
+    planned.add_argument("--calibration", type=Path, metavar="FILE", help="where the measurement is kept")
+    planned.add_argument("--json", action="store_true", help="print the plan as the last line of standard output")
+    planned.set_defaults(run=run_plan)
     race = commands.add_parser(
         "bench",
         help="times and memory, against other libraries",
@@ -627,6 +643,41 @@ def run_verify(args: argparse.Namespace, comm: Any) -> int:
         if args.json:
             print(json.dumps(io.jsonable(result)), flush=True)
     return 0 if passed else 1
+
+
+def run_plan(args: argparse.Namespace, comm: Any) -> int:
+    n = _one_number(args.n, "--n").real
+    size = 1 if comm is None else comm.size
+    ranks = size if args.ranks is None else args.ranks
+    if not 2 <= n <= plan.LARGEST or n != int(n) or ranks < 1:
+        raise UsageError(f"--n {args.n} --ranks {ranks}: a whole number of unknowns from 2 to 1e9 is needed, and at least one rank")
+    n, path, versions = int(n), args.calibration or plan.default_path(), _versions(comm)
+    root = comm is None or comm.rank == 0
+    with _refusing():
+        known = plan.stored(path)
+    if comm is not None:
+        known = comm.bcast(known)
+    if args.calibration is None:
+        known = {r: one for r, one in known.items() if plan.is_of_here(one, versions)}
+    if not known or (size > 1 and size not in known):
+        log.info("measuring small chains, for about a minute, on %s", _where(comm))
+        log.setLevel(logging.WARNING)  # and not a line for every sweep
+        known[size] = plan.calibrate(versions, comm)
+        if root:
+            try:
+                plan.store(path, known)
+            except OSError as error:
+                log.warning("the measurement is not kept: %s", error)
+    chosen, at_hand = plan.nearest(known, ranks), memory.available()
+    found = {kind: plan.predict(chosen, n, args.dim, kind, ranks) for kind in plan.KINDS}
+    if root:
+        print(plan.table(n, args.dim, ranks, chosen, found, at_hand))
+        if args.json:
+            about = {"program": io.PROGRAM, "mode": "plan", "n": n, "dimensions": args.dim, "ranks": ranks, "calibration": str(path)}
+            about |= {"calibrated": {"host": chosen.host, "ranks": chosen.ranks, "date": chosen.date}, "memory_at_hand_bytes": at_hand}
+            kinds = {kind: asdict(p) | {"advice": plan.advice(chosen, p, args.dim, kind, ranks, at_hand)} for kind, p in found.items()}
+            print(json.dumps(io.jsonable(about | {"kinds": kinds})), flush=True)
+    return 0
 
 
 def run_bench(args: argparse.Namespace, comm: Any) -> int:

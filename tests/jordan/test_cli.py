@@ -415,9 +415,11 @@ def test_all_flags():
     flags = {name: sorted(f for a in p._actions for f in a.option_strings) for name, p in commands.items()}
     of_files = ["--B", "--dA", "--dB", "--format", "--help", "--json", "--out", "--overwrite", "--resume", "--size", "--target", "-h"]
     assert flags == {
+        "bench": ["--grid", "--help", "--methods", "--repeat", "-h"],
         "chain": sorted([*of_files, "--known"]),
         "ep": sorted([*of_files, "--start", "--window"]),
         "example": ["--ep", "--grid", "--help", "--json", "--out", "--overwrite", "--parameters", "--resume", "--round", "-h"],
+        "plan": ["--calibration", "--dim", "--help", "--json", "--n", "--ranks", "-h"],
         "report": ["--help", "-h"],
         "scan": ["--B", "--dA", "--dB", "--group", "--help", "--json", "--out", "--overwrite", "--target", "--window", "-h"],
         "verify": ["--help", "--json", "--out", "--overwrite", "-h"],
