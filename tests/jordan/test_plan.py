@@ -125,7 +125,7 @@ def test_entries_are_those_of_the_factors():
     A = problem("cubes", 8).A0(0, 512)
     lu = scipy.sparse.linalg.splu(A.tocsc().astype(complex))
     factor = ScipyBackend(512).factor([(1.0, A)], symmetric=False)
-    assert factor.entries() == pytest.approx(lu.L.nnz + lu.U.nnz, rel=0.02)  # the diagonal is counted once or twice
+    assert factor.entries() == pytest.approx(lu.L.nnz + lu.U.nnz, rel=0.1)  # and the zeros in dense blocks of columns
 
 
 @pytest.mark.skipif(not memory.forget_peak(), reason="this system keeps the peak of a process")
