@@ -1,7 +1,7 @@
 """What a chain costs on a built-in problem, and what other libraries need for its two eigenvalues alone, in one run and in turn.
 
-Each of these runs the same matrices to a result from nothing but them; times are medians, memory is the sum over the ranks of the
-largest resident size while the method ran.
+Each of these runs the same matrices to a result from nothing but them; times are medians, `processor` those of all ranks, which other
+work on the machine changes less; memory is the sum over the ranks of the largest resident size while the method ran.
 """
 
 from __future__ import annotations
@@ -82,17 +82,18 @@ def _timed(run: Callable[[], dict[str, Any]], comm: Any, *, everywhere: bool) ->
     memory.forget_peak()
     if comm is not None:
         comm.Barrier()
-    begun = time.perf_counter()
+    begun, processor = time.perf_counter(), time.process_time()
     result = run() if mine else {}
-    total = time.perf_counter() - begun
-    result.setdefault("seconds", {})["total"] = total
+    total, processor = time.perf_counter() - begun, time.process_time() - processor
+    result.setdefault("seconds", {})
     peak = memory.peak() if mine else 0
     if comm is not None:
         from jordan_dist.backends.petsc import MPI
 
-        peak = comm.allreduce(peak)
+        peak, processor = (comm.allreduce(value if mine else 0) for value in (peak, processor))
         result = comm.bcast(result)
-        result["seconds"]["total"] = comm.allreduce(total if mine else 0.0, MPI.MAX)
+        total = comm.allreduce(total if mine else 0.0, MPI.MAX)
+    result["seconds"] |= {"total": total, "processor": processor}
     return result | {"peak_memory_bytes": peak}
 
 
