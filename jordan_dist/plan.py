@@ -28,7 +28,7 @@ from jordan_dist.pencil import pencil, settle_symmetry
 from jordan_dist.subspace import factored_pair
 
 FORMAT = 1
-GRIDS = {2: ("lined-duct", (250, 350, 500)), 3: ("cubes", (20, 26, 32))}  # one minute on one core
+GRIDS = {2: ("lined-duct", (200, 290, 420)), 3: ("cubes", (16, 21, 28))}  # about a minute on one core
 KINDS = {"symmetric": "L D L^T", "general": "LU"}
 LARGEST = 10**9
 FILL: dict[int, Callable] = {2: lambda n: n * np.log2(n), 3: lambda n: n ** (4 / 3)}
