@@ -8,7 +8,9 @@ matrix is known. The formulas here are a derivation of our own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral, Number, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 from jordan_dist import accuracy
 from jordan_dist.accuracy import ForwardBounds, LowRank
 from jordan_dist.backends import Cost, backend_for
+from jordan_dist.checkpoint import Checkpoint
 from jordan_dist.derivative import ep_step, projected_derivatives, subspace_derivative
 from jordan_dist.pencil import Pencil, pencil, settle_symmetry
 from jordan_dist.projected import NearestDefective, nearest_defective, segre, verdict
@@ -139,6 +142,7 @@ def jordan_chain(
     symmetric: bool | None = None,
     gauge: str = "unit",
     perturbation: float | None = None,
+    checkpoint: str | Path | None = None,
     comm: Any = None,
 ) -> JordanChain:
     """The Jordan chain of the `size` eigenvalues of A - lambda B nearest `target`; size = None takes as many, from 2 to 6, as stand
@@ -154,21 +158,31 @@ def jordan_chain(
     real and positive) or `biorthogonal` (symmetric pencils, size 2: x0^T B x0 = 0, x0^T B j = 1, j^T B j = 0).
     perturbation: how far the pencil may be from a degenerate one, in units of the eigenvalue, for the verdict; default 1e-3 of
     the gap.
+    checkpoint: a folder in which the state is kept after each sweep (`jordan_dist.checkpoint`). A solve that finds the state of the same
+    request there goes on from it, on any number of ranks; that of another one is a ValueError.
 
     Raises ValueError for arguments that do not fit and NotConvergedError when there is no trustworthy answer.
     """
     sigma = check_request(target, size, perturbation)
     backend = backend_for(A, comm, frequency=abs(sigma))
-    factor = None
+    factor = steps = begun = each = frequency = None
     try:
+        if checkpoint is not None:
+            steps = Checkpoint(checkpoint, backend, {"kind": "chain", "n": backend.n, "target": sigma, "size": size})
+            if steps.state is not None and (frequency := steps.state["frequency"]):
+                backend.rescale(frequency)
         while True:
             problem = pencil(backend, A, B, dA, dB)
             settle_symmetry(problem, symmetric)
             check_gauge(gauge, problem, size)
-            factor, pair = factored_pair(problem, sigma, size)
+            if steps is not None:
+                begun = steps.begin(problem)
+                each = partial(steps.save, frequency=frequency)
+            factor, pair = factored_pair(problem, sigma, size, begun=begun, each=each)
             size = len(pair.M)
             check_gauge(gauge, problem, size)
-            if not backend.rescale(float(np.linalg.norm(np.linalg.eigvals(pair.M)) / np.sqrt(size))):
+            frequency = float(np.linalg.norm(np.linalg.eigvals(pair.M)) / np.sqrt(size))
+            if not backend.rescale(frequency):
                 break
             factor.destroy()
             factor = None

@@ -12,21 +12,23 @@ import json
 import logging
 import os
 import platform
-import resource
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import scipy
 
-from jordan_dist import io, problems, verify
+from jordan_dist import bench, io, memory, plan, problems, verify
 from jordan_dist.backends import MissingExtraError
 from jordan_dist.chain import JordanChain, jordan_chain
+from jordan_dist.checkpoint import is_folder_of_steps
 from jordan_dist.exceptional import ExceptionalPoint, find_exceptional_point
 from jordan_dist.matrices import read_matrix
 from jordan_dist.pencil import AffineFamily
@@ -46,6 +48,8 @@ examples:
   jordan-dist scan A0.npy --dA A1.npy --window=-1-1i:1+1i --out runs/all
   jordan-dist scan resonators --window=-0.2-0.4i:0.2+0.4i --out runs/both
   jordan-dist verify --out runs/verify
+  mpirun -n 2 jordan-dist bench waveguides --grid 212 424 > bench.jsonl
+  jordan-dist plan --n 4e6 --dim 2 --ranks 2
 
 Matrices are read from Matrix Market (.mtx, .mtx.gz), scipy sparse (.npz), numpy (.npy) and PETSc binary files (any other name).
 
@@ -76,8 +80,9 @@ def parser() -> argparse.ArgumentParser:
     example.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for result.json, the chain and the report")
     example.add_argument("--ep", action="store_true", help="search the exceptional point; otherwise the chain near --parameters")
     example.add_argument("--parameters", metavar="P[,P..]", help="where to start or to solve, such as 0.0051 or -0.12+0.27i")
-    example.add_argument("--refine", type=int, default=1, metavar="R", help="R times as many cells per side (default 1)")
-    example.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    example.add_argument("--grid", type=int, metavar="G", help="cells per side; a multiple of 212 where there are rectangles (default 212)")
+    example.add_argument("--round", action="store_true", help="take the nearest grid that keeps the geometry, instead of refusing G")
+    _replacing(example)
     example.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
     example.set_defaults(run=run_example)
     chain = commands.add_parser(
@@ -120,6 +125,33 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--overwrite", action="store_true", help="replace the measurement that --out holds")
     check.add_argument("--json", action="store_true", help="print verify.json as the last line of standard output")
     check.set_defaults(run=run_verify)
+    planned = commands.add_parser(
+        "plan",
+        help="memory and time of a chain before it is started",
+        description="Extrapolates from small chains on this machine. They take a minute; what they measured is kept in FILE and used "
+        "again: by default $XDG_CACHE_HOME/jordan-dist/calibration-HOST.json (~/.cache without that variable), as long as versions and "
+        "cores stay the same. A FILE that is named is used wherever it was measured. Under mpirun that many ranks are measured.",
+        **shared,
+    )
+    planned.add_argument("--n", required=True, metavar="N", help="unknowns, such as 4e6, up to 1e9")
+    planned.add_argument("--dim", required=True, type=int, choices=[2, 3], help="of the grid")
+    planned.add_argument("--ranks", type=int, metavar="R", help="of the chain (default: of this command)")
+    planned.add_argument("--calibration", type=Path, metavar="FILE", help="where the measurement is kept")
+    planned.add_argument("--json", action="store_true", help="print the plan as the last line of standard output")
+    planned.set_defaults(run=run_plan)
+    race = commands.add_parser(
+        "bench",
+        help="times and memory, against other libraries",
+        description="One JSON line per problem and grid: the methods in turn, medians, and the ratios to the peers that are installed.",
+        **shared,
+    )
+    race.add_argument("names", nargs="*", default=["waveguides", "resonators"], metavar="NAME", help="built-in problems")
+    race.add_argument("--grid", nargs="+", type=int, default=[None], metavar="G", help="cells per side, one line for each")
+    race.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of which the median is taken (default 3)")
+    race.add_argument(
+        "--methods", nargs="+", choices=bench.OWN + bench.PEERS, metavar="M", help=f"of {', '.join(bench.OWN + bench.PEERS)} (default: all)"
+    )
+    race.set_defaults(run=run_bench)
     report = commands.add_parser("report", help="write the page of a run again", description="Writes report.html of a run.", **shared)
     report.add_argument("folder", type=Path, metavar="DIR", help="the --out of an example")
     report.set_defaults(run=run_report)
@@ -145,9 +177,15 @@ def _wanted(command: argparse.ArgumentParser) -> None:
 def _run_folder(command: argparse.ArgumentParser, run: Any) -> None:
     command.add_argument("--format", choices=["npy", "petsc"], default="npy", help="of the chain: chain.npy or chain.petsc")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for result.json, the chain and the report")
-    command.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    _replacing(command)
     command.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
     command.set_defaults(run=run)
+
+
+def _replacing(command: argparse.ArgumentParser) -> None:
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
+    which.add_argument("--resume", action="store_true", help="go on with the run that --out holds, on any number of ranks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -302,16 +340,47 @@ def _agreed(comm: Any, check: Any, *arguments: Any) -> None:
         raise UsageError(message)
 
 
+def _check_run(args: argparse.Namespace) -> None:
+    """Makes --out ready for a run, a new one or the one that it holds. ValueError if it holds what must stay."""
+    steps = args.out / io.CHECKPOINT
+    begun = steps.exists()
+    if args.resume and not begun and (args.out / io.RESULT).exists():
+        raise ValueError(f"--out {args.out} holds a finished run: there is nothing to resume")
+    io.check_folder(args.out, args.overwrite or args.resume)
+    if begun and not is_folder_of_steps(steps):
+        raise ValueError(f"--out {args.out} holds {io.CHECKPOINT} that no {io.PROGRAM} run wrote: name another folder")
+    if begun and not (args.overwrite or args.resume):
+        raise ValueError(f"--out {args.out} holds an unfinished run: go on with --resume, or replace it with --overwrite")
+    if begun and args.overwrite:
+        shutil.rmtree(steps)
+
+
+@contextmanager
+def _checkpointed(args: argparse.Namespace, comm: Any) -> Iterator[Path]:
+    """The folder for the steps of a solve. They stay when it is interrupted, and go when it ends without an answer."""
+    try:
+        with _refusing():
+            yield args.out / io.CHECKPOINT
+    except NotConvergedError:
+        _remove_steps(args, comm)
+        raise
+
+
+def _remove_steps(args: argparse.Namespace, comm: Any) -> None:
+    if comm is None or comm.rank == 0:
+        shutil.rmtree(args.out / io.CHECKPOINT, ignore_errors=True)
+
+
 def run_example(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
     with _refusing():
-        problem = problems.problem(args.name, args.refine)
+        problem = problems.problem(args.name, args.grid, nearest=args.round)
     parameters = _parameters(args.parameters, problem) if args.parameters else (problem.start if args.ep else problem.nearby)
-    _agreed(comm, io.check_folder, args.out, args.overwrite)
+    _agreed(comm, _check_run, args)
     log.info("%s: n = %d, %s", problem.title, problem.n, _where(comm))
 
-    with _refusing():
-        chain, point, assembly = _solve(problem, parameters, comm, search=args.ep)
+    with _checkpointed(args, comm) as checkpoint:
+        chain, point, assembly = _solve(problem, parameters, comm, search=args.ep, checkpoint=checkpoint)
     about = {"name": problem.name, "title": problem.title, "n": problem.n, "cells": problem.cells, "target": complex(problem.target)}
     about["dimensions"] = problem.dimensions
     return _finish(args, about | {"parameter_names": problem.parameter_names, "start": parameters}, chain, point, assembly, begun, comm)
@@ -324,9 +393,9 @@ def run_chain(args: argparse.Namespace, comm: Any) -> int:
     if known is not None and (args.dA or args.dB):
         raise UsageError("--known is for a chain of first order: leave out --dA and --dB, which move it to other matrices")
     A, B, dA, dB, assembly = _read(args, comm)
-    _agreed(comm, io.check_folder, args.out, args.overwrite)
-    with _refusing():
-        chain = jordan_chain(A, B, target=target, size=_size(args.size), dA=dA, dB=dB)
+    _agreed(comm, _check_run, args)
+    with _checkpointed(args, comm) as checkpoint:
+        chain = jordan_chain(A, B, target=target, size=_size(args.size), dA=dA, dB=dB, checkpoint=checkpoint)
         bounds = None if known is None or chain.verdict != "block" else vars(chain.forward_bounds(A, B, perturbation=known))
     count = max(len(dA), len(dB))
     about = _about(args, chain, count) | {"target": target, "start": [0.0] * count, "forward_bounds": bounds}
@@ -339,10 +408,10 @@ def run_ep(args: argparse.Namespace, comm: Any) -> int:
     target, start = _one_number(args.target, "--target"), _numbers(args.start, "--start")
     window = None if args.window is None else _window(args.window)
     A, B, dA, dB, assembly = _read(args, comm)
-    _agreed(comm, io.check_folder, args.out, args.overwrite)
-    with _refusing():
+    _agreed(comm, _check_run, args)
+    with _checkpointed(args, comm) as checkpoint:
         family = AffineFamily(A, dA, B, dB)
-        point = find_exceptional_point(family, start, target=target, size=_size(args.size), window=window)
+        point = find_exceptional_point(family, start, target=target, size=_size(args.size), window=window, checkpoint=checkpoint)
     about = _about(args, point.chain, family.parameters) | {"target": target, "start": start}
     problems.destroy(A, B, *dA, *dB)
     return _finish(args, about, point.chain, point, assembly, begun, comm)
@@ -451,6 +520,7 @@ def _finish(
     grid = {"cells": about["cells"], "dimensions": about.get("dimensions", 1)}
     petsc = getattr(args, "format", "npy") == "petsc"
     io.publish(args.out, result, _fields(chain), comm=comm, **grid, linearized=linearized, petsc=petsc)
+    _remove_steps(args, comm)
     problems.destroy(chain.vectors, chain.left_vectors, chain.original_vectors)
     if comm is None or comm.rank == 0:
         log.info("eigenvalue %s, verdict %s, %.1f s", format(chain.eigenvalue, ".12g"), chain.verdict, seconds["total"])
@@ -462,11 +532,11 @@ def _finish(
 
 
 def _solve(
-    problem: problems.Problem, parameters: Sequence[complex], comm: Any, *, search: bool
+    problem: problems.Problem, parameters: Sequence[complex], comm: Any, *, search: bool, checkpoint: Path
 ) -> tuple[JordanChain, ExceptionalPoint | None, float]:
     """The chain, the exceptional point if it was searched, and the seconds that the assembly took."""
     begun = time.perf_counter()
-    common = {"target": problem.target, "size": problem.size}
+    common = {"target": problem.target, "size": problem.size, "checkpoint": checkpoint}
     if search:
         family = problem.family(comm)
         assembly = time.perf_counter() - begun
@@ -490,10 +560,9 @@ def _fields(chain: JordanChain) -> Any:
 def _result(about: dict[str, Any], chain: JordanChain, point: ExceptionalPoint | None, comm: Any) -> dict[str, Any]:
     X = io.local_block(_fields(chain))[0]
     squares = np.sum(np.abs(X) ** 2, axis=0)
-    # ru_maxrss is in KiB on Linux, in bytes on macOS
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = memory.peak()
     if comm is not None:
-        squares, memory = comm.allreduce(squares), comm.allreduce(memory)
+        squares, peak = comm.allreduce(squares), comm.allreduce(peak)
     result = {
         "program": io.PROGRAM,
         "mode": "chain" if point is None else "exceptional point",
@@ -516,7 +585,7 @@ def _result(about: dict[str, Any], chain: JordanChain, point: ExceptionalPoint |
         "puiseux": chain.puiseux,
         "factorizations": chain.cost.factorizations,
         "solves": chain.cost.solves,
-        "peak_memory_bytes": memory,
+        "peak_memory_bytes": peak,
         "versions": _versions(comm),
     }
     if point is not None:
@@ -574,6 +643,74 @@ def run_verify(args: argparse.Namespace, comm: Any) -> int:
         if args.json:
             print(json.dumps(io.jsonable(result)), flush=True)
     return 0 if passed else 1
+
+
+def run_plan(args: argparse.Namespace, comm: Any) -> int:
+    n = _one_number(args.n, "--n").real
+    size = 1 if comm is None else comm.size
+    ranks = size if args.ranks is None else args.ranks
+    if not 2 <= n <= plan.LARGEST or n != int(n) or ranks < 1:
+        raise UsageError(f"--n {args.n} --ranks {ranks}: a whole number of unknowns from 2 to 1e9 is needed, and at least one rank")
+    n, path, versions = int(n), args.calibration or plan.default_path(), _versions(comm)
+    root = comm is None or comm.rank == 0
+    with _refusing():
+        known = plan.stored(path)
+    if comm is not None:
+        known = comm.bcast(known)
+    if args.calibration is None:
+        known = {r: one for r, one in known.items() if plan.is_of_here(one, versions)}
+    if not known or (size > 1 and size not in known):
+        log.info("measuring small chains, for about a minute, on %s", _where(comm))
+        log.setLevel(logging.WARNING)  # and not a line for every sweep
+        known[size] = plan.calibrate(versions, comm)
+        if root:
+            try:
+                plan.store(path, known)
+            except OSError as error:
+                log.warning("the measurement is not kept: %s", error)
+    chosen, at_hand = plan.nearest(known, ranks), memory.available()
+    found = {kind: plan.predict(chosen, n, args.dim, kind, ranks) for kind in plan.KINDS}
+    if root:
+        print(plan.table(n, args.dim, ranks, chosen, found, at_hand))
+        if args.json:
+            about = {"program": io.PROGRAM, "mode": "plan", "n": n, "dimensions": args.dim, "ranks": ranks, "calibration": str(path)}
+            about |= {"calibrated": {"host": chosen.host, "ranks": chosen.ranks, "date": chosen.date}, "memory_at_hand_bytes": at_hand}
+            kinds = {kind: asdict(p) | {"advice": plan.advice(chosen, p, args.dim, kind, ranks, at_hand)} for kind, p in found.items()}
+            print(json.dumps(io.jsonable(about | {"kinds": kinds})), flush=True)
+    return 0
+
+
+def run_bench(args: argparse.Namespace, comm: Any) -> int:
+    log.setLevel(logging.WARNING)  # standard output has the lines, and nobody wants those of every sweep beside them
+    if args.repeat < 1:
+        raise UsageError(f"--repeat {args.repeat}: at least one run is needed")
+    with _refusing():
+        cases = [problems.problem(name, grid) for name in args.names for grid in args.grid]
+    for problem in cases:
+        possible = bench.methods_for(problem, comm)
+        methods = possible if args.methods is None else args.methods
+        for method in methods:
+            if method not in possible:
+                raise UsageError(
+                    f"--methods {method}: not for {problem.name} with n = {problem.n} here; possible are {', '.join(possible)}"
+                )
+        measured = bench.measure(problem, methods, args.repeat, comm)
+        about = {
+            "program": io.PROGRAM,
+            "mode": "bench",
+            "name": problem.name,
+            "grid": problem.cells,
+            "n": problem.n,
+            "ranks": 1 if comm is None else comm.size,
+            "backend": "scipy" if comm is None else "petsc",
+            "repeat": args.repeat,
+            "date": time.strftime("%Y-%m-%d"),
+            "cores": os.cpu_count(),
+            "versions": _versions(comm),
+        }
+        if comm is None or comm.rank == 0:
+            print(json.dumps(io.jsonable(about | measured)), flush=True)
+    return 0
 
 
 def run_report(args: argparse.Namespace, comm: Any) -> int:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jordan_dist.backends import SingularFactorError, backend_for
 from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, check_request, classify
+from jordan_dist.checkpoint import Checkpoint, complex_array
 from jordan_dist.derivative import ep_step, projected_derivatives
 from jordan_dist.pencil import AffineFamily, ParametricPencil, matrices_of, settle_symmetry
 from jordan_dist.projected import nearest_defective
@@ -94,6 +96,7 @@ def find_exceptional_point(
     gauge: str = "unit",
     perturbation: float | None = None,
     window: Any = None,
+    checkpoint: str | Path | None = None,
     comm: Any = None,
 ) -> ExceptionalPoint:
     """The exceptional point of `size` eigenvalues near `target`, from `start`.
@@ -104,6 +107,7 @@ def find_exceptional_point(
     parameters stay real; a pencil without a symmetry needs two real parameters for size 2 (or one complex one), in general
     2 (size - 1).
     window: two opposite corners, each of one number per parameter; a search that leaves it ends.
+    checkpoint: as in `jordan_chain`, the state being kept after each step of the search.
     The other arguments are those of `jordan_chain`.
 
     A step that would move the eigenvalues farther than the next one is away is shortened, and so is one that the subspace cannot
@@ -120,7 +124,11 @@ def find_exceptional_point(
     search = None
     history: list[SearchStep] = []
     try:
-        search = Search(ParametricPencil(backend, family, p.size), p, target, size, symmetric, history)
+        steps = None
+        if checkpoint is not None:
+            request = {"kind": "exceptional point", "n": backend.n, "target": target, "size": size, "start": p}
+            steps = Checkpoint(checkpoint, backend, request)
+        search = Search(ParametricPencil(backend, family, p.size), p, target, size, symmetric, history, steps)
         check_gauge(gauge, search.problem, len(search.pair.M))
         pair = search.run(window)
         near = nearest_defective(pair.M)
@@ -154,22 +162,56 @@ def parameters_of(start: Any) -> np.ndarray:
 class Search:
     """The state of a search: parameters, pencil there, subspaces, and the frozen factorization."""
 
-    def __init__(self, family: ParametricPencil, p: np.ndarray, target: complex, size: int, symmetric: bool | None, history: list):
-        self.family, self.p, self.history = family, p, history
+    def __init__(
+        self,
+        family: ParametricPencil,
+        p: np.ndarray,
+        target: complex,
+        size: int,
+        symmetric: bool | None,
+        history: list,
+        steps: Checkpoint | None = None,
+    ):
+        self.family, self.p, self.history, self.steps = family, p, history, steps
         self.real = not np.iscomplexobj(p)
+        self.sweeps = 0  # of the last step
         self.problem = family.at(p)
         settle_symmetry(self.problem, symmetric)
-        self.factor, self.pair = factored_pair(self.problem, target, size)
-        self.reach = REACH * self.pair.gap
+        state = None if steps is None else steps.state
+        begun = None if steps is None else steps.begin(self.problem)
+        if begun is None:
+            self.factor, self.pair = factored_pair(self.problem, target, size)
+            self.reach = REACH * self.pair.gap
+            return
+        self.p, self.sweeps, self.reach = self._numbers(state["parameters"]), state["sweeps"], state["reach"] or np.inf
+        self.history += [self._restored(step) for step in state["history"]]
+        self._move()
+        self.pair, self.factor = begun, self.problem.factor(begun.mean)
+
+    def _move(self) -> None:
+        """Makes the pencil that of the present parameters."""
+        symmetric = self.problem.symmetric
+        self.problem = self.family.at(self.p)
+        self.problem.symmetric = symmetric
+
+    def _numbers(self, values: list) -> np.ndarray:
+        return np.array(values, dtype=float) if self.real else complex_array(values)
+
+    def _restored(self, step: dict) -> SearchStep:
+        arrays = {"parameters": self._numbers(step["parameters"]), "eigenvalues": complex_array(step["eigenvalues"])}
+        return SearchStep(**(step | arrays))
 
     def destroy(self) -> None:
         self.factor.destroy()
 
     def run(self, window: Window | None = None) -> DeflatingPair:
         """Steps until the next one is down to rounding; returns the pair at the exceptional point."""
-        sweeps, previous = 0, np.inf
-        for number in range(MAX_STEPS):
+        previous = self.history[-1].step if self.history else np.inf
+        for number in range(len(self.history), MAX_STEPS):
             pair = self.pair
+            if self.steps is not None:
+                state = {"parameters": self.p, "sweeps": self.sweeps, "reach": self.reach, "history": [vars(h) for h in self.history]}
+                self.steps.save(pair, **state)
             dM = projected_derivatives(self.problem, pair)[1]
             step = ep_step(pair.M, dM, real=self.real, uncertainty=pair.uncertainty)
             size = float(np.linalg.norm(step.delta))
@@ -177,9 +219,9 @@ class Search:
             moves = np.linalg.norm(np.tensordot(step.delta, dM, axes=1), 2) if np.isfinite(size) else np.inf
             fraction = min(1.0, self.reach / moves) if moves else 1.0
             self.history.append(
-                SearchStep(parameters=self.p, eigenvalues=values, step=size, fraction=fraction, residual=pair.residual, sweeps=sweeps)
+                SearchStep(parameters=self.p, eigenvalues=values, step=size, fraction=fraction, residual=pair.residual, sweeps=self.sweeps)
             )
-            log.info("step %d: |delta| %.1e, residual %.1e, %d sweeps", number, size, pair.residual, sweeps)
+            log.info("step %d: |delta| %.1e, residual %.1e, %d sweeps", number, size, pair.residual, self.sweeps)
             if not np.isfinite(size):
                 raise NotConvergedError(f"step {number} is not finite")
             noise = max(step.noise, 4 * EPS * float(np.linalg.norm(self.p)))
@@ -193,7 +235,7 @@ class Search:
             if window is not None and not window.holds(self.p + fraction * step.delta):
                 raise NotConvergedError(f"step {number} of the search left the window, to {self.p + fraction * step.delta}")
             previous = size
-            sweeps, fraction = self.advance(step.delta, fraction, LOOSE if number == 0 else 0.0)
+            self.sweeps, fraction = self.advance(step.delta, fraction, LOOSE if number == 0 else 0.0)
             self.history[-1] = replace(self.history[-1], fraction=fraction)
         raise NotConvergedError(f"no exceptional point within {MAX_STEPS} steps; the last one was {size:.1e}")
 
@@ -221,9 +263,7 @@ class Search:
 
     def follow(self, tolerance: float) -> int:
         """Carries the subspaces to the present parameters; returns the number of sweeps."""
-        was = self.problem
-        self.problem = self.family.at(self.p)
-        self.problem.symmetric = was.symmetric
+        self._move()
         total = factorizations = 0
         while True:
             pair, sweeps, good = refine(

@@ -18,6 +18,7 @@ from jordan_dist.problems import CELLS
 PROGRAM = "jordan-dist"
 RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT = "result.json", "chain.npy", "chain.petsc", "modes.npz", "report.html"
 FIELDS, LINEARIZED = "fields.vtk", "linearized.npy"
+CHECKPOINT = "checkpoint"  # a folder, while the run is not finished
 FILES = (RESULT, CHAIN, PETSC_CHAIN, MODES, REPORT, FIELDS, LINEARIZED)  # the first says which program wrote the folder
 SCAN_FILES = ("scan.json",)
 VERIFY_FILES = ("verify.json", "verify.png", "verify.svg")
@@ -83,6 +84,25 @@ def write_chain(path: Path, vectors: Any, comm: Any = None, *, petsc: bool = Fal
     _write(path, columns, comm)
 
 
+def write_block(path: Path, X: np.ndarray, backend: Any) -> None:
+    """The block of a backend, of which X (n_local, k) are the rows of this rank, as a dense matrix in PETSc's binary format (collective)."""
+    pieces, k = backend.parts(X), X.shape[1]
+    n, start = backend.n // len(pieces), backend.start // len(pieces)
+    heads = [petsc_dense_header(backend.n, k), *(b"" for _ in pieces[1:])]
+    _write(
+        path, [(head, n * k, start * k, piece.astype(">c16", order="C")) for head, piece in zip(heads, pieces, strict=True)], backend.comm
+    )
+
+
+def read_block(path: Path, backend: Any) -> np.ndarray:
+    """The rows of this rank of a block that `write_block` wrote on any number of ranks."""
+    n, k = np.fromfile(path, ">i4", 4)[1:3]
+    whole = np.memmap(path, ">c16", "r", offset=16, shape=(n, k))
+    count = len(backend.parts(np.empty(backend.stop - backend.start)))
+    rows = slice(backend.start // count, backend.stop // count)
+    return np.asfortranarray(np.vstack([half[rows] for half in np.split(whole, count)]), dtype=complex)
+
+
 def write_linearized(path: Path, vectors: Any, comm: Any = None) -> None:
     """The vectors [x; y] of a linearized problem, of which a dense PETSc matrix has the rows of x above those of y on every rank, as an
     .npy file like that of `write_chain`, with all of x first."""
@@ -125,21 +145,23 @@ def _write(path: Path, arrays: list[tuple[bytes, int, int, np.ndarray]], comm: A
 
 
 def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | None:
-    """Root mean square of every column over squares of cells, at most 212 per side, and over the third axis of a 3-D grid. Shape
+    """Root mean square of every column over squares of cells, at most 212 of these per side, and over the third axis of a 3-D grid. Shape
     (k, side, side), or (k, side, 1) for vectors without a grid (n = cells). On rank 0, None elsewhere."""
     X, start, n = local_block(vectors)
-    refine = next(r for r in range(1, cells + 1) if cells % r == 0 and cells // r <= CELLS)
-    side = cells // refine
+    side = min(cells, CELLS)
     width = side if n > cells else 1
+    square_of = np.arange(cells) * side // cells  # of a cell along one axis
     index = np.arange(start, start + len(X))
-    square = index // (n // cells) // refine
+    square = square_of[index // (n // cells)]
+    share = np.bincount(square_of)  # cells per square along one axis
+    counts = share[:, None] * (share[None] * (n / cells**2) if n > cells else 1)
     if n > cells:
-        square = square * side + index // (n // cells**2) % cells // refine
+        square = square * side + square_of[index // (n // cells**2) % cells]
     pictures = np.stack([np.bincount(square, np.abs(x) ** 2, side * width) for x in X.T])
     if comm is not None:
         local, pictures = pictures, np.empty_like(pictures) if comm.rank == 0 else None
         comm.Reduce(local, pictures)
-    return None if pictures is None else np.sqrt(pictures * (side * width / n)).reshape(-1, side, width)
+    return None if pictures is None else np.sqrt(pictures.reshape(-1, side, width) / counts)
 
 
 def publish(

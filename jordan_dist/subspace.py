@@ -174,10 +174,18 @@ def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarr
 
 
 def refine(
-    pencil: Pencil, factor: Factor, X: np.ndarray, Y: np.ndarray, others: np.ndarray, *, tolerance: float = 0.0, sweeps: int = 60
+    pencil: Pencil,
+    factor: Factor,
+    X: np.ndarray,
+    Y: np.ndarray,
+    others: np.ndarray,
+    *,
+    tolerance: float = 0.0,
+    sweeps: int = 60,
+    each: Callable[[DeflatingPair], None] | None = None,
 ) -> tuple[DeflatingPair, int, bool]:
     """Sweeps until the residual is below `tolerance`, or cannot be lowered any more. Returns the pair, the number of sweeps made
-    and whether the pair is good: below the tolerance or at the level of rounding."""
+    and whether the pair is good: below the tolerance or at the level of rounding. `each` sees the pair before every sweep and the last."""
     backend = pencil.backend
     norm_A, norm_B = pencil.norm_A(), pencil.norm_B()
     best, idle = np.inf, 0
@@ -206,6 +214,8 @@ def refine(
         best = min(best, residual)
         settled = idle >= 3 and residual <= 1e3 * floor  # no longer falling: rounding, if it is anywhere near that
         pair = DeflatingPair(X, Y, M, float(residual), float(10 * rounding * backend.norm(Y)), others)
+        if each is not None:
+            each(pair)
         if residual <= max(tolerance, floor) or settled:
             return pair, sweep, True
         if sweep == sweeps or idle >= 10 or not np.isfinite(residual):
@@ -216,44 +226,65 @@ def refine(
     raise AssertionError("unreachable: the last sweep returns")
 
 
-def factored_pair(pencil: Pencil, sigma: complex, k: int | None) -> tuple[Factor, DeflatingPair]:
+def factored_pair(
+    pencil: Pencil,
+    sigma: complex,
+    k: int | None,
+    *,
+    begun: DeflatingPair | None = None,
+    each: Callable[[DeflatingPair], None] | None = None,
+) -> tuple[Factor, DeflatingPair]:
     """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma (k = None: of as many as belong together).
     If these would tear apart eigenvalues that belong together while k others nearby stand clear, the others are taken, from a
-    factorization at their mean, with a warning.
+    factorization at their mean, with a warning. A pair that was `begun` before is completed, from a factorization at its mean; `each` is
+    that of `refine`.
     """
     for name, norm in (("A", pencil.norm_A()), ("B", pencil.norm_B())):
         if norm and not 1 / LARGEST < norm < LARGEST:
             raise ValueError(f"{name} has the norm {norm:.1e}, of which double precision has no square: choose other units")
+    sigma = sigma if begun is None else begun.mean
     for shift in (sigma, *pencil.beside(sigma)):
         try:
-            return _factored_pair(pencil, shift, k)
+            return _factored_pair(pencil, shift, k, begun, each)
         except SingularFactorError as error:  # that of A - shift B went well, and the solves with it overflow
             failure = error
     raise pencil.singular(sigma, failure)
 
 
-def _factored_pair(pencil: Pencil, sigma: complex, k: int | None) -> tuple[Factor, DeflatingPair]:
+def _factored_pair(
+    pencil: Pencil, sigma: complex, k: int | None, begun: DeflatingPair | None, each: Callable[[DeflatingPair], None] | None
+) -> tuple[Factor, DeflatingPair]:
     factor = pencil.factor(sigma)
     try:
+        if begun is not None:
+            return factor, deflating_pair(pencil, factor, sigma, len(begun.M), begun, each)
         if k is None:
             k = cluster_size(pencil, factor, sigma)
         try:
-            return factor, deflating_pair(pencil, factor, sigma, k)
+            return factor, deflating_pair(pencil, factor, sigma, k, each=each)
         except TornClusterError as torn:
             if torn.instead is None:
                 raise
             log.warning("%s; taking the %d around %s, which do", torn, k, format(torn.instead, ".6g"))
             factor.destroy()
             factor = pencil.factor(torn.instead)
-            return factor, deflating_pair(pencil, factor, torn.instead, k)
+            return factor, deflating_pair(pencil, factor, torn.instead, k, each=each)
     except BaseException:
         factor.destroy()
         raise
 
 
-def deflating_pair(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> DeflatingPair:
-    """From a random start to the level of rounding. NotConvergedError says why not."""
-    pair, sweeps, good = refine(pencil, factor, *start(pencil, factor, sigma, k))
+def deflating_pair(
+    pencil: Pencil,
+    factor: Factor,
+    sigma: complex,
+    k: int,
+    begun: DeflatingPair | None = None,
+    each: Callable[[DeflatingPair], None] | None = None,
+) -> DeflatingPair:
+    """From a random start, or a rough pair, to the level of rounding. NotConvergedError says why not."""
+    rough = start(pencil, factor, sigma, k) if begun is None else (begun.X, begun.Y, begun.others)
+    pair, sweeps, good = refine(pencil, factor, *rough, each=each)
     log.info("subspace residual %.1e after %d sweeps", pair.residual, sweeps)
     if not good:
         raise NotConvergedError(

@@ -6,7 +6,8 @@ PETSC_OPTIONS), so that a user's options win over the defaults here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,29 @@ def versions() -> dict[str, str]:
 def mpi_comm(comm: Any) -> Any:
     """The mpi4py communicator behind an mpi4py or PETSc one."""
     return comm.tompi4py() if isinstance(comm, PETSc.Comm) else comm
+
+
+@contextmanager
+def mumps_measured(symmetric: bool) -> Iterator[Callable[[], float]]:
+    """MUMPS whatever the size, unless the options name another solver. Yields a function that tells the seconds which this rank has
+    spent since in the analysis of matrices."""
+    options = PETSc.Options("jordan_")
+    chosen = {"pc_type": "cholesky" if symmetric else "lu", "pc_factor_mat_solver_type": "mumps"}
+    added = {name: value for name, value in chosen.items() if not options.hasName(name)}
+    PETSc.Log.begin()
+    events = [PETSc.Log.Event(name) for name in ("MatLUFactorSym", "MatCholFctrSym")]
+
+    def spent() -> float:
+        return sum(event.getPerfInfo()["time"] for event in events)
+
+    before = spent()
+    for name, value in added.items():
+        options.setValue(name, value)
+    try:
+        yield lambda: spent() - before
+    finally:
+        for name in added:
+            options.delValue(name)
 
 
 def owned_rows(n: int, comm: Any) -> tuple[int, int]:
@@ -309,6 +333,13 @@ class PetscFactor:
                 b.destroy()
                 x.destroy()
         return self._finite(np.conj(out, out=out))
+
+    def entries(self) -> float:
+        """How many entries the factors have, over all ranks; those of L where they are L D L^T."""
+        if self.ksp.getPC().getFactorSolverType() != "mumps":
+            return self.factors.getInfo()["nz_used"]
+        count = self.factors.getMumpsInfog(29)
+        return count if count >= 0 else -1e6 * count  # in millions where it is negative
 
     def _finite(self, X: np.ndarray) -> np.ndarray:
         if not np.isfinite(self.backend.norm(X)):

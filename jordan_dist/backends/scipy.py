@@ -54,13 +54,14 @@ class ScipyFactor:
         with cost.factoring():
             try:
                 if isinstance(matrix, np.ndarray):
-                    self._solve = _dense(matrix)
+                    self._solve, self._entries = _dense(matrix), matrix.size
                 else:
                     # An ordering of A + A^T and few row exchanges keep the fill of a symmetric pattern low; what accuracy this
                     # loses the residual form gives back.
                     options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.01, "options": {"SymmetricMode": True}}
                     lu = scipy.sparse.linalg.splu(matrix.astype(complex).tocsc(), **(options if symmetric else {}))
                     self._solve = lambda R, adjoint: lu.solve(R, "H" if adjoint else "N")
+                    self._entries = lu.nnz
             except (RuntimeError, scipy.linalg.LinAlgError) as error:  # both libraries: exactly singular
                 raise SingularFactorError(str(error)) from error
 
@@ -69,6 +70,10 @@ class ScipyFactor:
 
     def solve_adjoint(self, R: np.ndarray) -> np.ndarray:
         return self._counted(R, adjoint=True)
+
+    def entries(self) -> float:
+        """How many entries L and U have."""
+        return self._entries
 
     def _counted(self, R: np.ndarray, *, adjoint: bool) -> np.ndarray:
         with self.cost.solving(R.shape[1]):

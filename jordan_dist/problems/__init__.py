@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import scipy.sparse
 
@@ -13,7 +13,7 @@ from jordan_dist.pencil import AffineFamily
 from jordan_dist.problems.grid import Rows
 from jordan_dist.quadratic import QuadraticPencil
 
-CELLS = 212  # per side of the unrefined grid
+CELLS = 212  # per side of the coarsest grid that has the edges of the rectangles between its cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Problem:
     dB: tuple[Rows | None, ...] = ()
     dimensions: int = 2
     """1 where the matrices belong to no grid."""
+    known: tuple[tuple[complex, ...], complex] | None = None
+    """The parameters and the eigenvalue at the exceptional point, where they are known without solving for them here."""
 
     @property
     def n(self) -> int:
@@ -101,19 +103,39 @@ def destroy(*matrices: Any) -> None:
             A.destroy()
 
 
-def problem(name: str, refine: int = 1) -> Problem:
-    """The problem of that name, its grid refined `refine` times with the same geometry. ValueError with the names for another
-    one."""
+class Builtin(NamedTuple):
+    """How a built-in problem is made."""
+
+    make: Callable[[int], Problem]
+    """From the cells (or nodes) per side."""
+    grid: int
+    """The cells per side unless others are asked for."""
+    multiple: int = 1
+    """Only grids of a multiple of so many cells keep the geometry."""
+
+
+def problem(name: str, grid: int | None = None, *, nearest: bool = False) -> Problem:
+    """The problem of that name on a grid of so many cells (or nodes) per side, with the same geometry on every grid; `nearest` takes
+    the nearest grid that can have it. ValueError with the names for another problem, and for a grid that would change the geometry.
+    """
     if name not in PROBLEMS:
         raise ValueError(f"unknown example {name!r}: the examples are {', '.join(PROBLEMS)}")
-    if refine < 1:
-        raise ValueError(f"refine must be at least 1; it is {refine}")
-    return PROBLEMS[name](refine)
+    make, coarsest, multiple = PROBLEMS[name]
+    grid = coarsest if grid is None else grid
+    if grid < 2:
+        raise ValueError(f"a grid has at least 2 cells per side, not {grid}")
+    fitting = max(1, (2 * grid + multiple) // (2 * multiple)) * multiple
+    if grid != fitting and not nearest:
+        raise ValueError(
+            f"a grid of {grid} cells per side would change the geometry of {name}, which needs a multiple of {multiple}: "
+            f"the nearest is {fitting} (--grid {fitting}, or --round)"
+        )
+    return make(fitting)
 
 
 def descriptions() -> str:
     """A line per problem, for help texts."""
-    made = (make(1) for make in PROBLEMS.values())
+    made = (problem(name) for name in PROBLEMS)
     return "\n".join(f"  {p.name:20} {p.title} (n = {p.n})" for p in made)
 
 
@@ -123,12 +145,12 @@ from jordan_dist.problems.planted import planted_block  # noqa: E402
 from jordan_dist.problems.resonators import cubes, resonators  # noqa: E402
 from jordan_dist.problems.waveguides import three_waveguides, waveguides  # noqa: E402
 
-PROBLEMS: dict[str, Callable[[int], Problem]] = {
-    "waveguides": waveguides,
-    "resonators": resonators,
-    "three-waveguides": three_waveguides,
-    "damped-membrane": damped_membrane,
-    "lined-duct": lined_duct,
-    "cubes": cubes,
-    "planted-block": planted_block,
+PROBLEMS: dict[str, Builtin] = {
+    "waveguides": Builtin(waveguides, CELLS, CELLS),
+    "resonators": Builtin(resonators, CELLS, CELLS),
+    "three-waveguides": Builtin(three_waveguides, CELLS, CELLS),
+    "damped-membrane": Builtin(damped_membrane, CELLS),
+    "lined-duct": Builtin(lined_duct, CELLS),
+    "cubes": Builtin(cubes, 20),
+    "planted-block": Builtin(planted_block, 100),
 }

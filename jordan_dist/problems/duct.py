@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from jordan_dist.problems import CELLS, Problem
+from jordan_dist.problems import Problem
 from jordan_dist.problems.grid import diagonal, five_point
 
 WAVENUMBER = 5.0  # k, times the side of the duct
 
 
-def lined_duct(refine: int = 1) -> Problem:
-    nodes = CELLS * refine
+def lined_duct(nodes: int) -> Problem:
     h = 1 / (nodes - 1)
     faces = np.full(nodes + 1, h**-2)
     faces[[0, -1]] = 0  # nothing flows through the walls by itself

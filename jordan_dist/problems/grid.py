@@ -73,8 +73,8 @@ def seven_point(w: float, m: int, sign: float) -> Rows:
     return rows
 
 
-def inside(i: np.ndarray, j: np.ndarray, columns: tuple[int, int], lines: tuple[int, int], refine: int) -> np.ndarray:
-    """1.0 in the rectangle of the cells columns[0]..columns[1] in i and lines[0]..lines[1] in j (both inclusive, of the unrefined
-    grid)."""
-    i, j = i // refine, j // refine
-    return ((columns[0] <= i) & (i <= columns[1]) & (lines[0] <= j) & (j <= lines[1])).astype(float)
+def inside(i: np.ndarray, edges: tuple[int, int], m: int, coarse: int) -> np.ndarray:
+    """The share of cell i of m that lies in the cells edges[0]..edges[1] (both inclusive) of `coarse` ones along the same side. What
+    is exactly 0 or 1 is so to the last bit."""
+    begin, end = edges[0] * m, (edges[1] + 1) * m
+    return np.clip(np.minimum((i + 1) * coarse, end) - np.maximum(i * coarse, begin), 0, coarse) / coarse

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from jordan_dist.problems import CELLS, Problem
+from jordan_dist.problems import Problem
 from jordan_dist.problems.grid import diagonal, five_point
 from jordan_dist.quadratic import QuadraticPencil
 
 
-def damped_membrane(refine: int = 1) -> Problem:
-    m = CELLS * refine
+def damped_membrane(m: int) -> Problem:
     h = 1 / (m + 1)
+    critical = np.sqrt(8) / h * np.sin(np.pi * h / 2)
     return Problem(
         name="damped-membrane",
         title="A damped membrane: critical damping of the lowest mode (quadratic)",
@@ -30,5 +30,6 @@ def damped_membrane(refine: int = 1) -> Problem:
             mass=diagonal(lambda i, j: np.ones(i.shape), m),
             stiffness=five_point(np.full(m + 1, h**-2), np.ones(m), lambda i, j: 0, m, 1.0),
         ),
+        known=((critical,), -critical),
         dA=(QuadraticPencil(damping=diagonal(lambda i, j: np.full(i.shape, 2.0), m)),),
     )

@@ -14,7 +14,6 @@ import scipy.sparse
 from jordan_dist.problems import Problem
 from jordan_dist.problems.grid import Rows
 
-ORDER = 100
 EIGENVALUE, PARAMETER = 0.7 + 0.3j, 0.2 - 0.1j
 
 
@@ -33,9 +32,7 @@ def matrices(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return S @ core @ T - PARAMETER * D, D, S @ T, T
 
 
-def planted_block(refine: int = 1) -> Problem:
-    n = ORDER * refine
-
+def planted_block(n: int) -> Problem:
     def rows(which: int) -> Rows:
         return lambda start, stop: scipy.sparse.csr_array(matrices(n)[which][start:stop])
 
@@ -52,4 +49,5 @@ def planted_block(refine: int = 1) -> Problem:
         A0=rows(0),
         dA=(rows(1),),
         B0=rows(2),
+        known=((PARAMETER,), EIGENVALUE),
     )

@@ -17,10 +17,15 @@ STRENGTH = -4 * np.log(1e-10) / (2 * LAYER)
 FREQUENCY = 2.76  # at which the layer is made to absorb
 LINES = (91, 120)
 LEFT, RIGHT = (54, 93), (118, 157)
+POINTS = {  # by cells per side, to the digits given
+    212: ((-0.1242688633583 + 0.2747672294421j,), 7.604797839043 - 0.208653421906j),
+    424: ((-0.125314533312 + 0.276155767794j,), 7.627528817587 - 0.210924553594j),
+    848: ((-0.125577708034 + 0.276503654927j,), 7.633235463333 - 0.211496709731j),
+}
 
 
-def resonators(refine: int = 1) -> Problem:
-    m, h = CELLS * refine, 0.025 / refine
+def resonators(m: int) -> Problem:
+    h = 0.025 / (m / CELLS)
     width = m * h
 
     def stretching(x):
@@ -30,11 +35,14 @@ def resonators(refine: int = 1) -> Problem:
     s = stretching((np.arange(m) + 0.5) * h)
     faces = stretching(np.arange(m + 1) * h)
 
+    def chi(i, j, columns):
+        return inside(i, columns, m, CELLS) * inside(j, LINES, m, CELLS)
+
     def eps(i, j):
-        return 1 + 11 * (inside(i, j, LEFT, LINES, refine) + inside(i, j, RIGHT, LINES, refine))
+        return 1 + 11 * (chi(i, j, LEFT) + chi(i, j, RIGHT))
 
     def detuning(i, j):
-        return inside(i, j, LEFT, LINES, refine) - inside(i, j, RIGHT, LINES, refine)
+        return chi(i, j, LEFT) - chi(i, j, RIGHT)
 
     return Problem(
         name="resonators",
@@ -49,22 +57,24 @@ def resonators(refine: int = 1) -> Problem:
         dA=(None,),
         B0=diagonal(lambda i, j: s[i] * s[j] * eps(i, j), m),
         dB=(diagonal(lambda i, j: s[i] * s[j] * detuning(i, j), m),),
+        known=POINTS.get(m),
     )
 
 
-CUBE_CELLS = 20  # per side of the box
+CUBE_CELLS = 20  # per side of the box, of 0.1 each
 CUBES = ((3, 8), (11, 16))  # the cells of the two cubes in i; in j and k both have those of ACROSS
 ACROSS = (7, 12)
 
 
-def cubes(refine: int = 1) -> Problem:
+def cubes(m: int) -> Problem:
     """Two cubes with gain and loss in a closed box, in three dimensions: -laplacian u = omega^2 eps u with eps = 12 -+ i gamma in the
-    cubes and 1 around them, u = 0 on the walls. PT-symmetric, so that the exceptional point lies at a real gamma."""
-    m, h = CUBE_CELLS * refine, 0.1 / refine
+    cubes and 1 around them, u = 0 on the walls. PT-symmetric, so that the exceptional point lies at a real gamma. A cell that a face
+    of a cube cuts has the mean of eps over it, as finite volumes have, so that every grid keeps the geometry."""
+    h = 0.1 / (m / CUBE_CELLS)
 
     def chi(i, jk, cube):
         j, k = np.divmod(jk, m)
-        return inside(i, j, CUBES[cube], ACROSS, refine) * inside(i, k, CUBES[cube], ACROSS, refine)
+        return inside(i, CUBES[cube], m, CUBE_CELLS) * inside(j, ACROSS, m, CUBE_CELLS) * inside(k, ACROSS, m, CUBE_CELLS)
 
     def permittivity(values):
         """The diagonal matrix of a function of the first cube's chi and the second's."""

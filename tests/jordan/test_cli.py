@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,7 +168,11 @@ def test_without_matplotlib_there_is_no_page_and_a_word_about_it(tmp_path):
         (["example", "waveguides", "--out", "{out}", "--parameters", "fast"], "--parameters 'fast': numbers separated by commas"),
         (["example", "waveguides", "--out", "{out}", "--parameters", "1,2"], "waveguides has 1 finite parameter(s): gamma"),
         (["example", "waveguides", "--out", "{out}", "--parameters", "nan"], "waveguides has 1 finite parameter(s)"),
-        (["example", "waveguides", "--out", "{out}", "--refine", "0"], "refine must be at least 1"),
+        (["example", "waveguides", "--out", "{out}", "--grid", "0"], "a grid has at least 2 cells per side, not 0"),
+        (
+            ["example", "resonators", "--out", "{out}", "--grid", "1000"],
+            "1000 cells per side would change the geometry of resonators, which needs a multiple of 212: the nearest is 1060 (--grid 1060,",
+        ),
         (["example", "waveguides", "--out", "{out}", "--fast"], "unrecognized arguments: --fast"),
         (["example", "waveguides", "--out", "/dev/null/run"], "--out /dev/null/run"),
         (["report", "{out}"], "holds no jordan-dist run"),
@@ -312,6 +317,46 @@ def test_a_rank_that_is_alone_in_its_failure_ends_all(error, message, tmp_path):
     assert not (tmp_path / "w" / "result.json").exists()
 
 
+KILLED = """
+import os, signal, sys
+from mpi4py import MPI
+from jordan_dist import checkpoint, cli
+save = checkpoint.Checkpoint.save
+def killed(self, *pair, **more):
+    save(self, *pair, **more)
+    if self.number == 2 and MPI.COMM_WORLD.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.Checkpoint.save = killed
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@petsc
+def test_killed_rank_ends_all_and_other_numbers_of_ranks_go_on(tmp_path, capsys):
+    words = ["example", "planted-block", "--ep", "--out"]
+    killed = run(*words, tmp_path / "k", launcher=MPIRUN, code=KILLED)
+    assert killed.returncode != 0
+    assert "signal 9" in killed.stderr
+    assert not (tmp_path / "k" / "result.json").exists()
+    shutil.copytree(tmp_path / "k", tmp_path / "k2")
+    assert main([*words, str(tmp_path / "k")]) == 2
+    assert "holds an unfinished run: go on with --resume, or replace it with --overwrite" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "k"), "--resume", "--parameters", "0.21"]) == 2
+    assert "holds the steps of another solve: its start was" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "k"), "--resume"]) == 0
+    assert "going on from" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "k"), "--resume"]) == 2
+    assert "holds a finished run: there is nothing to resume" in capsys.readouterr().err
+    done = run(*words, tmp_path / "k2", "--resume", launcher=MPIRUN)
+    assert done.returncode == 0, done.stderr
+    for folder in (tmp_path / "k", tmp_path / "k2"):
+        assert not (folder / "checkpoint").exists()
+        result = json.loads((folder / "result.json").read_text())
+        assert abs(complex(*result["parameters"][0]) - (0.2 - 0.1j)) < 1e-11
+        assert abs(complex(*result["eigenvalue"]) - (0.7 + 0.3j)) < 1e-11
+        assert result["factorizations"] == 2
+
+
 @petsc
 def test_what_petsc_refuses_is_a_sentence(tmp_path):
     done = run("example", "planted-block", "--out", tmp_path / "w", PETSC_OPTIONS="-jordan_pc_factor_mat_solver_type nothing")
@@ -343,7 +388,7 @@ def test_verify_and_scan_on_two_ranks(tmp_path):
 
 
 def test_interrupt_is_status_130(tmp_path):
-    words = [sys.executable, "-m", "jordan_dist.cli", "example", "resonators", "--refine", "2", "--ep", "--out", str(tmp_path / "r")]
+    words = [sys.executable, "-m", "jordan_dist.cli", "example", "resonators", "--grid", "424", "--ep", "--out", str(tmp_path / "r")]
 
     def listen():  # a shell starts what runs in the background deaf to interrupts, and that is inherited
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -368,11 +413,13 @@ def test_help_has_an_example(capsys):
 def test_all_flags():
     commands = next(a for a in parser()._actions if a.dest == "command").choices
     flags = {name: sorted(f for a in p._actions for f in a.option_strings) for name, p in commands.items()}
-    of_files = ["--B", "--dA", "--dB", "--format", "--help", "--json", "--out", "--overwrite", "--size", "--target", "-h"]
+    of_files = ["--B", "--dA", "--dB", "--format", "--help", "--json", "--out", "--overwrite", "--resume", "--size", "--target", "-h"]
     assert flags == {
+        "bench": ["--grid", "--help", "--methods", "--repeat", "-h"],
         "chain": sorted([*of_files, "--known"]),
         "ep": sorted([*of_files, "--start", "--window"]),
-        "example": ["--ep", "--help", "--json", "--out", "--overwrite", "--parameters", "--refine", "-h"],
+        "example": ["--ep", "--grid", "--help", "--json", "--out", "--overwrite", "--parameters", "--resume", "--round", "-h"],
+        "plan": ["--calibration", "--dim", "--help", "--json", "--n", "--ranks", "-h"],
         "report": ["--help", "-h"],
         "scan": ["--B", "--dA", "--dB", "--group", "--help", "--json", "--out", "--overwrite", "--target", "--window", "-h"],
         "verify": ["--help", "--json", "--out", "--overwrite", "-h"],

@@ -72,23 +72,23 @@ def test_known_points(world, name, parameters, eigenvalue):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("refine", "parameter", "eigenvalue"),
+    ("grid", "parameter", "eigenvalue"),
     [
-        (2, -0.125314533312 + 0.276155767794j, 7.627528817587 - 0.210924553594j),
-        (4, -0.125577708034 + 0.276503654927j, 7.633235463333 - 0.211496709731j),
+        (424, -0.125314533312 + 0.276155767794j, 7.627528817587 - 0.210924553594j),
+        (848, -0.125577708034 + 0.276503654927j, 7.633235463333 - 0.211496709731j),
     ],
 )
-def test_refined_resonators(world, refine, parameter, eigenvalue):
-    if refine > 2 and world.size > 1:
+def test_refined_resonators(world, grid, parameter, eigenvalue):
+    if grid == 848 and world.size > 1:
         pytest.skip("the factors of 848^2 are for one rank: several are slower on one machine")
-    p = problem("resonators", refine=refine)
+    p = problem("resonators", grid)
     family = p.family(world)
     ep = find_exceptional_point(family, p.start, target=p.target)
-    assert p.n == (212 * refine) ** 2
+    assert p.n == grid**2
     assert abs(ep.parameters[0] - parameter) < 1e-8
     assert abs(ep.chain.eigenvalue - eigenvalue) < 1e-8
     coarse = -0.1242688633583 + 0.2747672294421j
-    if refine == 4:  # of second order in h: four times smaller differences each time
+    if grid == 848:  # of second order in h: four times smaller differences each time
         assert (coarse - (-0.125314533312 + 0.276155767794j)) / (-0.125314533312 + 0.276155767794j - ep.parameters[0]) == pytest.approx(
             4, abs=0.1
         )
@@ -365,7 +365,7 @@ def test_input_of_one_rank_is_refused_on_all(world, plant):
 def test_mode_pictures(world):
     from jordan_dist.backends.petsc import owned_rows
 
-    p = problem("waveguides", refine=2)
+    p = problem("waveguides", 424)
     field = np.random.default_rng(0).standard_normal((p.cells, p.cells)) + 0j
     start, stop = owned_rows(p.n, world)
 

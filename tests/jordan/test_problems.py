@@ -12,8 +12,8 @@ from jordan_dist.cli import main
 from jordan_dist.problems import PROBLEMS, planted, problem
 
 
-def exceptional_point(name, refine=1):
-    p = problem(name, refine)
+def exceptional_point(name, grid=None):
+    p = problem(name, grid)
     return p, find_exceptional_point(p.family(), p.start, target=p.target, size=p.size)
 
 
@@ -94,6 +94,29 @@ def test_cubes_against_another_eigensolver():
     assert np.polyfit(points - gamma, np.real(squares), 3)[-2] == pytest.approx(ep.chain.puiseux[0].real, rel=1e-4)
 
 
+@pytest.mark.parametrize("grid", [16, 23, 20])
+def test_every_grid_keeps_the_cubes(grid):
+    """Volume, place and symmetry of the cubes, whatever cells their faces cut."""
+    p = problem("cubes", grid)
+    eps = p.B0(0, p.n).diagonal().reshape(grid, grid, grid)
+    cell, centres = (2.0 / grid) ** 3, (np.arange(grid) + 0.5) * 2.0 / grid
+    chi = (eps - 1) / 11
+    assert chi.sum() * cell == pytest.approx(2 * 0.6**3, rel=1e-12)
+    assert np.array_equal(eps, eps[::-1])
+    assert np.array_equal(eps, eps.transpose(0, 2, 1))
+    assert np.einsum("ijk,j->", chi, centres) / chi.sum() == pytest.approx(1.0)
+    assert np.einsum("ijk,i->", chi, np.abs(centres - 1)) / chi.sum() == pytest.approx(0.4, abs=2e-3)
+
+
+def test_grids_that_keep_the_geometry():
+    assert problem("waveguides").cells == 212
+    assert problem("waveguides", 1060).n == 1060**2
+    assert problem("lined-duct", 300).cells == 300
+    with pytest.raises(ValueError, match=r"1000 cells per side would change the geometry of waveguides, .* nearest is 1060"):
+        problem("waveguides", 1000)
+    assert [problem("resonators", grid, nearest=True).cells for grid in (2, 317, 319, 424)] == [212, 212, 424, 424]
+
+
 def test_planted_block():
     _, ep = exceptional_point("planted-block")
     assert abs(ep.parameters[0] - (0.2 - 0.1j)) < 1e-11
@@ -142,12 +165,15 @@ def test_pictures_of_every_kind_of_grid():
     rng = np.random.default_rng(0)
     cube = rng.standard_normal((6, 6, 6))
     assert io.mode_pictures(cube.reshape(-1, 1), 6)[0] == pytest.approx(np.sqrt((cube**2).mean(axis=2)))
-    line = rng.standard_normal(300)
-    assert io.mode_pictures(line.reshape(-1, 1), 300)[0] == pytest.approx(np.sqrt((line.reshape(150, 2) ** 2).mean(axis=1)).reshape(-1, 1))
-    square = rng.standard_normal((318, 318))
-    assert io.mode_pictures(square.reshape(-1, 1), 318)[0] == pytest.approx(
-        np.sqrt((square.reshape(159, 2, 159, 2) ** 2).mean(axis=(1, 3)))
+    double = rng.standard_normal(424)
+    assert io.mode_pictures(double.reshape(-1, 1), 424)[0] == pytest.approx(
+        np.sqrt((double.reshape(212, 2) ** 2).mean(axis=1)).reshape(-1, 1)
     )
+    square = rng.standard_normal((424, 424))
+    assert io.mode_pictures(square.reshape(-1, 1), 424)[0] == pytest.approx(
+        np.sqrt((square.reshape(212, 2, 212, 2) ** 2).mean(axis=(1, 3)))
+    )
+    assert io.mode_pictures(np.ones((223**2, 1)), 223)[0] == pytest.approx(np.ones((212, 212)))  # uneven squares
 
 
 def read_vtk(path):
