@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 
 from dynamo_dist.errors import InputError
+from dynamo_dist.recipes.base import SIZES, Recipe
 from dynamo_dist.recipes.images import cifar_policies, digits, landscape, semisupervised
-from dynamo_dist.recipes.recipe import SIZES, Recipe
 from dynamo_dist.recipes.synthetic import attractors, averaging, reparameterize, valence
 from dynamo_dist.recipes.text import imdb_amount, imdb_architecture, imdb_piglatin, imdb_trajectory, sst2_architecture
 

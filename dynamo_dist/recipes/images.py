@@ -7,7 +7,7 @@ from dynamo_dist.data.images import DigitsTask, ImageTask
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModelConfig
 from dynamo_dist.population.groups import Group
-from dynamo_dist.recipes.recipe import Recipe
+from dynamo_dist.recipes.base import Recipe
 
 
 def digits(*, size: str = "small", data: str | None = None) -> Recipe:

@@ -8,7 +8,7 @@ from dynamo_dist.data.text import LANGUAGES, BilingualTask, TextTask
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModelConfig
 from dynamo_dist.population.groups import Group
-from dynamo_dist.recipes.recipe import Recipe
+from dynamo_dist.recipes.base import Recipe
 
 META = {
     "tiny": MetaModelConfig(dimensions=3, hidden=16, steps=20),
