@@ -294,7 +294,7 @@ function makeMap() {
   made.onready = () => {
     made.plot.on("plotly_click", ({ points }) => select(points[0].customdata));
     made.plot.on("plotly_selected", (event) => {
-      if (!event || state.drag === "pan") return;
+      if (!event?.range || state.drag === "pan") return; // without a range it is the outline that went, as the map was drawn again
       state.groups[state.drag] = unique(event.points.map((point) => point.customdata));
       state.marks += 1;
       redraw("map");

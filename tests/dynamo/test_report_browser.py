@@ -191,7 +191,7 @@ def test_two_groups_by_name_and_by_box(page, made):
     )
     for _ in range(4):
         drag.move_by_offset(int(width / 4 - 2), int(height / 4 - 2))
-    drag.release().perform()
+    drag.pause(0.5).release().perform()  # Plotly looks a few times a second what is in the box
     wait(lambda: f"networks in A and B {NETWORKS}, {table['group'].count(GROUPS[1])}" in find(page, "#compare").text)
     assert "mean vector of A not measured" in find(page, "#compare").text
 
