@@ -1,6 +1,7 @@
 """Checks of rendered launch files, by the systems' own schemas where there are any. Nothing is contacted."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from dynamo_dist.errors import InputError
 # A version that the schemas of kubernetes-validate have and whose API every supported cluster speaks.
 KUBERNETES = "1.30"
 SCHEMA = Path(__file__).with_name("kuberay.schema.json")
+
+# As in dynamo_dist/runtime: Ray reads it once for a process, and this one may start a cluster later.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 try:
     import jsonschema
