@@ -61,7 +61,7 @@ def attractors(*, size: str = "small", data: str | None = None) -> Recipe:
         # After 800 steps at a rate of 5e-3, 8e-3, 12e-3, 20e-3 and 30e-3: hidden R^2 0.936, 0.956, 0.964, 0.970, 0.970 (lowest 0.886, 0.910,
         # 0.931, 0.929, 0.942), agreement 0.952, 0.966, 0.977, 0.978, 0.985. But after 2,500 or 3,000 steps at 20e-3 or more groups share a
         # vector (adjusted Rand 0.74).
-        "small": MetaModelConfig(dimensions=6, steps=1000, learning_rate=1.2e-2),
+        "small": MetaModelConfig(dimensions=6, steps=800, learning_rate=1.2e-2),
         "paper": MetaModelConfig(dimensions=12, hidden=256, steps=20_000),
     }[size]
     # Without the last two the meta-model holds bits along lines where the networks have points (of 12 flip-flops 2 had as many), for want of
