@@ -25,8 +25,13 @@ from jordan_dist.pencil import Pencil
 log = logging.getLogger("jordan_dist")
 
 EPS = np.finfo(float).eps
-GUARDS = 2  # columns beyond k in the Krylov blocks: they carry the eigenvalues next to the wanted ones
-MAX_BLOCKS = 12
+GUARDS = 2  # columns beyond k in the first Krylov block: they carry the eigenvalues next to the wanted ones
+MAX_COLUMNS = 60  # of a Krylov space
+KRYLOV = 1e-12  # residual at which it ends: what is left, if anything, costs a sweep
+COMPETING = 0.5  # of the k-th modulus: Ritz values above it may yet be among the k largest
+WORTHY = 0.1  # of the largest residual: one below it does not call for a column yet. (At a Jordan block one direction serves all.)
+TRIAL = 16  # columns before a shift is judged
+RITZ_SHOWS = 0.1  # residual at which Ritz values show where a better shift is
 LARGEST_SIZE = 6  # that is found by itself
 # A set of eigenvalues is torn from its neighbours if one is nearer than this part of the set's own diameter, and clear of them if
 # all are further than this multiple of it.
@@ -48,6 +53,14 @@ class TornClusterError(NotConvergedError):
     def __init__(self, message: str, instead: complex | None):
         super().__init__(message)
         self.instead = instead  # the mean of as many eigenvalues nearby that stand clear of all others
+
+
+class PoorShiftError(NotConvergedError):
+    """The shift is so far from the eigenvalues that a factorization at another is cheaper than the solves with this one."""
+
+    def __init__(self, instead: complex, X: np.ndarray):
+        super().__init__(f"the shift is far from the eigenvalues, which are near {instead:.6g}")
+        self.instead, self.X = instead, X
 
 
 @dataclass
@@ -72,19 +85,36 @@ class DeflatingPair:
         return float(np.abs(self.others - self.mean).min()) if self.others.size else np.inf
 
 
-def start(pencil: Pencil, factor: Factor, sigma: complex, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rough X and Y for the k eigenvalues nearest sigma, and estimates of the other eigenvalues nearby."""
+def start(
+    pencil: Pencil,
+    factor: Factor,
+    sigma: complex,
+    k: int,
+    *,
+    tolerance: float = KRYLOV,
+    target: complex | None = None,
+    begin: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rough X and Y for the k eigenvalues nearest sigma, and estimates of the other eigenvalues nearby.
+
+    PoorShiftError with a better shift if that pays; not where sigma is that better shift itself, in place of `target`, with `begin` for
+    an X to begin with.
+    """
     backend = pencil.backend
     if not 2 <= k <= backend.n:
         raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is {k}")
-    X, theta, good = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k)
-    good = sigma + 1 / good[np.abs(good) > 0]
-    others = sigma + 1 / theta[np.abs(theta) > 0]
+    hasty = target is None
+    found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k, tolerance=tolerance, begin=begin, hasty=hasty)
+    if found.slow:
+        raise PoorShiftError(complex(np.mean(sigma + 1 / found.wanted)), found.X)
+    good = sigma + 1 / found.good[np.abs(found.good) > 0]
+    others = sigma + 1 / found.others[np.abs(found.others) > 0]
     check_cluster(good, sigma, k)
+    if target is not None and set(np.argsort(np.abs(good - target))[:k]) != set(range(min(k, good.size))):
+        raise NotConvergedError(f"which {k} eigenvalues are nearest {target:.6g} is not clear from there: choose a nearer target")
     if pencil.symmetric:
-        return X, X.conj(), others
-    Y, _, _ = _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k)
-    return X, Y, others
+        return found.X, found.X.conj(), others
+    return found.X, _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k, tolerance=tolerance).X, others
 
 
 def check_cluster(values: np.ndarray, sigma: complex, k: int) -> None:
@@ -107,7 +137,7 @@ def cluster_size(pencil: Pencil, factor: Factor, sigma: complex) -> int:
     largest = min(LARGEST_SIZE, backend.n)
     if largest < 2:
         raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is None")
-    _, _, theta = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), largest)
+    theta = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), largest).good
     values = sigma + 1 / theta[np.abs(theta) > 0]
     clear = {k: quality(values, tuple(range(k))) for k in range(2, min(LARGEST_SIZE, values.size - 1) + 1)}
     if backend.n == 2:
@@ -127,50 +157,102 @@ def quality(values: np.ndarray, chosen: tuple[int, ...]) -> float:
     return np.abs(inside[:, None] - outside).min() / (diameter or 1.0)
 
 
-def _krylov(backend: BlockVectors, operator: Callable, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An orthonormal basis of the k dominant eigenvalues of the operator, by block Arnoldi; the other Ritz values; and the first k +
-    GUARDS Ritz values, descending in modulus, as far as they are good approximations.
+@dataclass
+class _Rough:
+    """What a Krylov space says about the dominant eigenvalues of an operator."""
 
-    A Schur form picks the invariant subspace, never eigenvectors: near a Jordan block these are parallel.
+    X: np.ndarray  # (n_local, k), an orthonormal basis of the invariant subspace of the k dominant ones
+    wanted: np.ndarray  # (k,), these
+    others: np.ndarray  # the other Ritz values
+    good: np.ndarray  # the first k + GUARDS Ritz values, descending in modulus, as far as they are good approximations
+    slow: bool  # whether the shift is so poor that another one is cheaper than going on
+
+
+def _krylov(
+    backend: BlockVectors,
+    operator: Callable,
+    k: int,
+    *,
+    tolerance: float = KRYLOV,
+    begin: np.ndarray | None = None,
+    hasty: bool = False,
+) -> _Rough:
+    """The invariant subspace of the k dominant eigenvalues of the operator, by block Arnoldi from a random block, or from `begin`; if
+    `hasty`, no farther than to where it shows that this will take long.
+
+    The first block is wider than k, which shows eigenvalues of higher multiplicity; then the space grows in the directions of the
+    residuals alone, of those Ritz vectors whose values compete for the first k places. A Schur form picks the invariant subspace,
+    never eigenvectors: near a Jordan block these are parallel.
     """
-    width = min(k + GUARDS, backend.n)
-    blocks = [backend.qr(backend.random_block(width))[0]]
-    H, below = np.zeros((0, 0), dtype=complex), np.zeros((width, width), dtype=complex)
+    n = backend.n
+    width = min(k + GUARDS, n)
+    first = backend.random_block(width)
+    if begin is not None:
+        first[:, : begin.shape[1]] = begin
+    # operator(space[:, :done]) = space[:, :known] H, all columns orthonormal; pages that are not written take no memory
+    space = np.empty((first.shape[0], MAX_COLUMNS + 2 * width), dtype=complex, order="F")
+    space[:, :width] = backend.qr(first)[0]
+    done, known, chosen = 0, width, width
+    H = np.zeros((width, 0), dtype=complex)
+    history: list[tuple[int, float]] = []
     while True:
-        Z = operator(blocks[-1])
-        column = np.zeros((sum(V.shape[1] for V in blocks), blocks[-1].shape[1]), dtype=complex)
+        Z = operator(space[:, done : done + chosen])
+        V = space[:, :known]
+        column = np.zeros((known, chosen), dtype=complex)
         for _ in range(2):  # twice is enough for orthogonality to rounding
-            for i, V in enumerate(blocks):
-                C = backend.inner(V, Z)
-                Z = Z - V @ C
-                column[i * width : (i + 1) * width] += C
+            C = backend.inner(V, Z)
+            Z = Z - V @ C
+            column += C
         Q, R = backend.qr(Z)
         # of a rank below their width the last columns of Q are rounding errors, and these may lie in the space already
-        Q, again = backend.qr(Q - sum(V @ backend.inner(V, Q) for V in blocks))
+        Q, again = backend.qr(Q - V @ backend.inner(V, Q))
         R = again @ R
-        size, last = column.shape
-        grown = np.zeros((size, size), dtype=complex)
-        grown[: size - last, : size - last] = H
-        grown[:, size - last :] = column
-        if len(blocks) > 1:
-            grown[size - last :, size - last - width : size - last] = below[:last]
-        H, below = grown, R
-        room = min(width, backend.n - size)
-        moduli = np.sort(np.abs(np.linalg.eigvals(H)))[::-1]
-        if moduli[k - 1] <= 1e3 * EPS * moduli[0] and not room:
+        room = min(chosen, n - known)
+        space[:, known : known + room] = Q[:, :room]
+        H = np.block([[H, column], [np.zeros((room, done)), R[:room]]])
+        done, known = done + chosen, known + room
+
+        square, below = H[:done], H[done:]
+        moduli = np.sort(np.abs(np.linalg.eigvals(square)))[::-1]
+        if moduli[k - 1] <= 1e3 * EPS * moduli[0] and known == done:
             count = int(np.sum(moduli > 1e3 * EPS * moduli[0]))
             raise NotConvergedError(f"{count} finite eigenvalue(s) found where size asks for {k}: B is singular; choose a smaller size")
-        cut = np.sqrt(moduli[k - 1] * moduli[k]) if moduli.size > k else 0.0
-        T, U, _ = scipy.linalg.schur(H, output="complex", sort=lambda t, cut=cut: abs(t) >= cut)
-        residual = np.linalg.norm(below @ U[-last:, :k]) / np.linalg.norm(T[:k, :k])
-        log.info("block Krylov space of %d columns: residual %.1e", size, residual)
-        if residual < 1e-7 or len(blocks) == MAX_BLOCKS or not room:
-            X = sum(V @ U[i * width : (i + 1) * width, :k] for i, V in enumerate(blocks))
-            theta, Z = np.linalg.eig(H)
+        T, U = _dominant(square, moduli, k)
+        residual = float(np.linalg.norm(below @ U[:, :k]) / np.linalg.norm(T[:k, :k]))
+        log.info("block Krylov space of %d columns: residual %.1e", done, residual)
+        history.append((done, residual))
+        slow = hasty and _is_slow(history, tolerance)
+        if residual < tolerance or done >= MAX_COLUMNS or known == done or slow:
+            theta, E = np.linalg.eig(square)
             order = np.argsort(-np.abs(theta))[: k + GUARDS]
-            good = np.linalg.norm(below @ Z[-last:, order], axis=0) <= 1e-4 * np.abs(theta[order])
-            return np.asfortranarray(X), np.diag(T)[k:], theta[order[good]]
-        blocks.append(Q[:, :room])
+            good = np.linalg.norm(below @ E[:, order], axis=0) <= 1e-4 * np.abs(theta[order])
+            X = np.asfortranarray(space[:, :done] @ U[:, :k])
+            return _Rough(X, np.diag(T)[:k], np.diag(T)[k:], theta[order[good]], slow)
+
+        competing = min(width, int(np.sum(moduli >= COMPETING * moduli[k - 1])))
+        directions = below @ (U if competing == k else _dominant(square, moduli, competing)[1])[:, :competing]
+        W, sizes, _ = np.linalg.svd(directions)
+        space[:, done:known] = space[:, done:known] @ W
+        H[done:] = W.conj().T @ below
+        chosen = int(np.sum(sizes >= WORTHY * sizes[0]))
+
+
+def _dominant(H: np.ndarray, moduli: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """A Schur form H = U T U^H with the k eigenvalues of largest modulus first; `moduli` are those of all, descending."""
+    cut = np.sqrt(moduli[k - 1] * moduli[k]) if moduli.size > k else 0.0
+    T, U, _ = scipy.linalg.schur(H, output="complex", sort=lambda t: abs(t) >= cut)
+    return T, U
+
+
+def _is_slow(history: list[tuple[int, float]], tolerance: float) -> bool:
+    """Whether a Krylov space, by the residuals at its last columns, will need more than MAX_COLUMNS, while the Ritz values are accurate
+    enough to show where a better shift is."""
+    done, residual = history[-1]
+    if done < TRIAL or not tolerance < residual < RITZ_SHOWS:
+        return False
+    then, before = next((c, r) for c, r in reversed(history) if c <= done - TRIAL // 2)
+    fall = np.log(max(before / residual, 1.01)) / (done - then)  # per column
+    return bool(np.log(residual / tolerance) / fall > MAX_COLUMNS - done)
 
 
 def refine(
@@ -231,13 +313,15 @@ def factored_pair(
     sigma: complex,
     k: int | None,
     *,
+    tolerance: float = 0.0,
     begun: DeflatingPair | None = None,
     each: Callable[[DeflatingPair], None] | None = None,
 ) -> tuple[Factor, DeflatingPair]:
-    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma (k = None: of as many as belong together).
+    """A factorization of A - sigma B and the deflating pair of the k eigenvalues nearest sigma (k = None: of as many as belong together),
+    down to `tolerance`, or to rounding.
     If these would tear apart eigenvalues that belong together while k others nearby stand clear, the others are taken, from a
-    factorization at their mean, with a warning. A pair that was `begun` before is completed, from a factorization at its mean; `each` is
-    that of `refine`.
+    factorization at their mean, with a warning. From a shift that is far from them compared with the next ones, too, a factorization at
+    their mean follows. A pair that was `begun` before is completed, from a factorization at its mean; `each` is that of `refine`.
     """
     for name, norm in (("A", pencil.norm_A()), ("B", pencil.norm_B())):
         if norm and not 1 / LARGEST < norm < LARGEST:
@@ -245,46 +329,57 @@ def factored_pair(
     sigma = sigma if begun is None else begun.mean
     for shift in (sigma, *pencil.beside(sigma)):
         try:
-            return _factored_pair(pencil, shift, k, begun, each)
+            return _factored_pair(pencil, shift, k, tolerance, begun, each)
         except SingularFactorError as error:  # that of A - shift B went well, and the solves with it overflow
             failure = error
     raise pencil.singular(sigma, failure)
 
 
 def _factored_pair(
-    pencil: Pencil, sigma: complex, k: int | None, begun: DeflatingPair | None, each: Callable[[DeflatingPair], None] | None
+    pencil: Pencil,
+    sigma: complex,
+    k: int | None,
+    tolerance: float,
+    begun: DeflatingPair | None,
+    each: Callable[[DeflatingPair], None] | None,
 ) -> tuple[Factor, DeflatingPair]:
     factor = pencil.factor(sigma)
+    shift, elsewhere = sigma, {}
     try:
         if begun is not None:
-            return factor, deflating_pair(pencil, factor, sigma, len(begun.M), begun, each)
+            return factor, _refined(pencil, factor, (begun.X, begun.Y, begun.others), sigma, len(begun.M), tolerance, each)
         if k is None:
             k = cluster_size(pencil, factor, sigma)
-        try:
-            return factor, deflating_pair(pencil, factor, sigma, k, each=each)
-        except TornClusterError as torn:
-            if torn.instead is None:
-                raise
-            log.warning("%s; taking the %d around %s, which do", torn, k, format(torn.instead, ".6g"))
+        while True:
+            try:
+                rough = start(pencil, factor, shift, k, tolerance=max(tolerance, KRYLOV), **elsewhere)
+                return factor, _refined(pencil, factor, rough, shift, k, tolerance, each)
+            except TornClusterError as torn:
+                if torn.instead is None or elsewhere:
+                    raise
+                log.warning("%s; taking the %d around %s, which do", torn, k, format(torn.instead, ".6g"))
+                shift, elsewhere = torn.instead, {"target": torn.instead}
+            except PoorShiftError as poor:
+                log.info("%s: a new factorization there", poor)
+                shift, elsewhere = poor.instead, {"target": sigma, "begin": poor.X}
             factor.destroy()
-            factor = pencil.factor(torn.instead)
-            return factor, deflating_pair(pencil, factor, torn.instead, k, each=each)
+            factor = pencil.factor(shift)
     except BaseException:
         factor.destroy()
         raise
 
 
-def deflating_pair(
+def _refined(
     pencil: Pencil,
     factor: Factor,
+    rough: tuple[np.ndarray, np.ndarray, np.ndarray],
     sigma: complex,
     k: int,
-    begun: DeflatingPair | None = None,
-    each: Callable[[DeflatingPair], None] | None = None,
+    tolerance: float,
+    each: Callable[[DeflatingPair], None] | None,
 ) -> DeflatingPair:
-    """From a random start, or a rough pair, to the level of rounding. NotConvergedError says why not."""
-    rough = start(pencil, factor, sigma, k) if begun is None else (begun.X, begun.Y, begun.others)
-    pair, sweeps, good = refine(pencil, factor, *rough, each=each)
+    """A rough X, Y and other eigenvalues, refined. NotConvergedError says why not."""
+    pair, sweeps, good = refine(pencil, factor, *rough, tolerance=tolerance, each=each)
     log.info("subspace residual %.1e after %d sweeps", pair.residual, sweeps)
     if not good:
         raise NotConvergedError(
