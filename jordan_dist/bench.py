@@ -158,8 +158,11 @@ def _scipy(problem: Problem, A: Any, B: Any) -> dict[str, Any]:
 
 
 def _slepc(problem: Problem, A: Any, B: Any, comm: Any, *, tuned: bool) -> dict[str, Any]:
-    """Krylov-Schur by shift and invert, right eigenvectors only; tuned: L D L^T of MUMPS and eight vectors."""
+    """Krylov-Schur by shift and invert, right eigenvectors only; tuned: L D L^T and eight vectors. The direct solvers are those that are
+    taken here."""
     from slepc4py import SLEPc
+
+    from jordan_dist.backends.petsc import direct_solver
 
     eps = SLEPc.EPS().create(comm)
     eps.setOperators(A, B)
@@ -174,12 +177,12 @@ def _slepc(problem: Problem, A: Any, B: Any, comm: Any, *, tuned: bool) -> dict[
     ksp.setType("preonly")
     pc = ksp.getPC()
     pc.setType("cholesky" if tuned else "lu")
-    if tuned or comm.size > 1:
-        pc.setFactorSolverType("mumps")
+    pc.setFactorSolverType(direct_solver(problem.n, comm))
     begun = time.perf_counter()
     eps.setUp()
     factor = time.perf_counter() - begun
     eps.solve()
     values = np.array([eps.getEigenvalue(i) for i in range(min(problem.size, eps.getConverged()))])
-    eps.destroy()
+    for part in (pc, ksp, transformation, eps):  # each holds the factors
+        part.destroy()
     return {"seconds": {"factor": factor}, "eigenvalues": values}

@@ -142,6 +142,7 @@ def jordan_chain(
     symmetric: bool | None = None,
     gauge: str = "unit",
     perturbation: float | None = None,
+    tolerance: float = 0.0,
     checkpoint: str | Path | None = None,
     comm: Any = None,
 ) -> JordanChain:
@@ -158,12 +159,15 @@ def jordan_chain(
     real and positive) or `biorthogonal` (symmetric pencils, size 2: x0^T B x0 = 0, x0^T B j = 1, j^T B j = 0).
     perturbation: how far the pencil may be from a degenerate one, in units of the eigenvalue, for the verdict; default 1e-3 of
     the gap.
+    tolerance: of `subspace_residual`, where the solve ends; 0 goes on to rounding, for a sweep or two more.
     checkpoint: a folder in which the state is kept after each sweep (`jordan_dist.checkpoint`). A solve that finds the state of the same
     request there goes on from it, on any number of ranks; that of another one is a ValueError.
 
     Raises ValueError for arguments that do not fit and NotConvergedError when there is no trustworthy answer.
     """
     sigma = check_request(target, size, perturbation)
+    if not (isinstance(tolerance, Real) and 0 <= tolerance < 1e-3):
+        raise ValueError(f"tolerance must be from 0 to 1e-3, a relative residual; it is {tolerance!r}")
     backend = backend_for(A, comm, frequency=abs(sigma))
     factor = steps = begun = each = frequency = None
     try:
@@ -178,7 +182,7 @@ def jordan_chain(
             if steps is not None:
                 begun = steps.begin(problem)
                 each = partial(steps.save, frequency=frequency)
-            factor, pair = factored_pair(problem, sigma, size, begun=begun, each=each)
+            factor, pair = factored_pair(problem, sigma, size, tolerance=float(tolerance), begun=begun, each=each)
             size = len(pair.M)
             check_gauge(gauge, problem, size)
             frequency = float(np.linalg.norm(np.linalg.eigvals(pair.M)) / np.sqrt(size))
@@ -225,7 +229,7 @@ def _second_order(problem: Pencil, factor: Any, pair: DeflatingPair, kind: tuple
     """Moves the subspace and M along their derivatives to the exceptional point, and takes the chain there."""
     F, dM = projected_derivatives(problem, pair)
     delta = ep_step(pair.M, dM, real=False, uncertainty=pair.uncertainty).delta
-    moves = [subspace_derivative(problem, factor, pair, f, d) for f, d in zip(F, dM, strict=True)]
+    moves = [subspace_derivative(problem, factor, pair, f, d, abs(s)) for f, d, s in zip(F, dM, delta, strict=True)]
     X = pair.X + sum(d * dX for d, dX in zip(delta, moves, strict=True))
     M = pair.M + sum(d * D for d, D in zip(delta, dM, strict=True))
     there = Pencil(

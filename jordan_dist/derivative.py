@@ -14,6 +14,8 @@ from jordan_dist.backends import Factor
 from jordan_dist.pencil import Pencil
 from jordan_dist.subspace import EPS, DeflatingPair, NotConvergedError
 
+BESIDE_SECOND = 0.01  # of the second-order term, which is left out: an error that does not show
+
 
 def projected_derivatives(pencil: Pencil, pair: DeflatingPair) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """F (n_local, k) and M' (k, k) for every parameter; costs products only."""
@@ -21,13 +23,16 @@ def projected_derivatives(pencil: Pencil, pair: DeflatingPair) -> tuple[list[np.
     return F, [pencil.backend.inner(pair.Y, f) for f in F]
 
 
-def subspace_derivative(pencil: Pencil, factor: Factor, pair: DeflatingPair, F: np.ndarray, dM: np.ndarray) -> np.ndarray:
-    """X' (n_local, k), the solution of a singular Sylvester equation with the same factorization as the subspaces."""
+def subspace_derivative(
+    pencil: Pencil, factor: Factor, pair: DeflatingPair, F: np.ndarray, dM: np.ndarray, step: float = 0.0
+) -> np.ndarray:
+    """X' (n_local, k), the solution of a singular Sylvester equation with the same factorization as the subspaces: as accurately as a
+    step of this length needs it."""
     inside = pencil.times_B(pair.X) @ dM
     right, scale = inside - F, pencil.backend.norm(F) + pencil.backend.norm(inside)
     if pencil.backend.norm(right) <= 100 * EPS * scale:  # the subspace stays where it is, and what is left are rounding errors
         return np.zeros_like(pair.X)
-    return complementary_solve(pencil, factor, pair.X, pair.Y, pair.M, right)
+    return complementary_solve(pencil, factor, pair.X, pair.Y, pair.M, right, step=step)
 
 
 def complementary_solve(
@@ -40,9 +45,11 @@ def complementary_solve(
     *,
     adjoint: bool = False,
     tolerance: float = 0.0,
+    step: float = 0.0,
 ) -> np.ndarray:
     """Z with A Z - B Z M = right and Y^H B Z = 0, for a right side with Y^H right = 0; with `adjoint`, Z with A^H Z - B^H Z M^H =
-    right and X^H B^H Z = 0, for X^H right = 0. `tolerance` is for the last change, relative to Z."""
+    right and X^H B^H Z = 0, for X^H right = 0. `tolerance` is for the last change, relative to Z. Z may be meant for a
+    `step` along it: then an error of step Z is enough that is small beside (step Z)^2, which is not there."""
     backend = pencil.backend
     times_A, times_B, solve = pencil.times_A, pencil.times_B, factor.solve
     if adjoint:
@@ -54,7 +61,7 @@ def complementary_solve(
         Z = Z + D
         change, size = backend.norm(D), backend.norm(Z)
         # the second: down to rounding
-        if change <= max(10 * EPS, tolerance) * size or (change > 0.7 * previous and change <= 1e-9 * size):
+        if change <= max(10 * EPS, tolerance, BESIDE_SECOND * step * size) * size or (change > 0.7 * previous and change <= 1e-9 * size):
             return Z
         previous = change
     raise NotConvergedError(f"the derivative of the subspace did not converge: last change {change / size:.1e} after 100 sweeps")

@@ -30,7 +30,7 @@ REACH = 1.0  # of the gap: farther, the projected pencil of here says nothing ab
 SHORTEST = 2.0**-8  # part of a step below which damping gives up
 SECTOR = 0.3  # cosine of the angle between the subspaces before and after a step, below which another mode has taken over
 PATIENCE = 20  # sweeps with a frozen factorization before a new one is cheaper
-LOOSE = 1e-6  # residual after the first step, which is rough anyway: M is accurate to its square
+LOOSE = 1e-6  # residual before and after the first step, which is rough anyway: M is accurate to its square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +180,7 @@ class Search:
         state = None if steps is None else steps.state
         begun = None if steps is None else steps.begin(self.problem)
         if begun is None:
-            self.factor, self.pair = factored_pair(self.problem, target, size)
+            self.factor, self.pair = factored_pair(self.problem, target, size, tolerance=LOOSE)
             self.reach = REACH * self.pair.gap
             return
         self.p, self.sweeps, self.reach = self._numbers(state["parameters"]), state["sweeps"], state["reach"] or np.inf
@@ -225,7 +225,7 @@ class Search:
             if not np.isfinite(size):
                 raise NotConvergedError(f"step {number} is not finite")
             noise = max(step.noise, 4 * EPS * float(np.linalg.norm(self.p)))
-            if number != 1 and (size <= noise / 10 or previous / 2 <= size <= 10 * noise):  # number 1 is at a loose residual
+            if number > 1 and (size <= noise / 10 or previous / 2 <= size <= 10 * noise):  # the first two are at a loose residual
                 if step.unresolved > 1e3 * noise:
                     raise NotConvergedError(
                         f"no exceptional point at real parameters: the nearest approach is {self.p}, {step.unresolved:.2e} away "

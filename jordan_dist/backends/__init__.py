@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.linalg.blas import zgemm
 from scipy.sparse import issparse  # `scipy` is the name of a backend here
 
 PETSC_HINT = 'pip install "dynamo-jordan[petsc]"'
@@ -85,7 +86,14 @@ class BlockVectors:
 
     def inner(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
         """X^H Y."""
-        return self.sum(X.conj().T @ Y)
+        if not len(X):  # a rank without rows, which the BLAS refuses
+            return self.sum(np.zeros((X.shape[1], Y.shape[1]), dtype=complex))
+        return self.sum(zgemm(1.0, X, Y, trans_a=2))  # without a conjugated copy of X: a third of the time
+
+    def split(self, X: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Y - X C and C = X^H Y: the part of Y outside of the orthonormal columns X, and the coefficients of the part inside."""
+        C = self.inner(X, Y)
+        return (zgemm(-1.0, X, C, 1.0, Y) if len(X) else Y), C
 
     def norm(self, X: np.ndarray) -> float:
         """Frobenius norm."""

@@ -30,9 +30,9 @@ try:
 except ImportError as error:
     raise MissingExtraError(f"PETSc matrices and MPI need petsc4py and mpi4py ({error}): {PETSC_HINT}") from error
 
-# PETSc's own LU beats MUMPS on one rank while the factors are small (n = 44,944 in 2-D: 0.22 s against 0.40 s, and 4 ms a solve
-# against 24 ms); it neither pivots nor runs in parallel.
-LARGEST_FOR_PETSC_LU = 200_000
+# PETSc's own factors beat those of MUMPS on one rank while they are small (n = 44,944 in 2-D, L D L^T: 0.27 s against 0.51 s, and 6 ms
+# a column against 11 to 50); they neither pivot nor run in parallel.
+LARGEST_FOR_PETSC = 200_000
 # MUMPS estimates its workspace before it pivots; more room (in percent) is cheap beside starting again.
 WORKSPACE = (80, 250, 1000)
 ZERO_PIVOT = 71  # PETSC_ERR_MAT_LU_ZRPVT
@@ -80,6 +80,11 @@ def mumps_measured(symmetric: bool) -> Iterator[Callable[[], float]]:
     finally:
         for name in added:
             options.delValue(name)
+
+
+def direct_solver(n: int, comm: Any) -> str:
+    """The library that factorizes a matrix of order n fastest, unless the options name another."""
+    return "petsc" if comm.size == 1 and n <= LARGEST_FOR_PETSC else "mumps"
 
 
 def owned_rows(n: int, comm: Any) -> tuple[int, int]:
@@ -253,20 +258,19 @@ class PetscBackend(BlockVectors):
 
 
 class PetscFactor:
-    """One factorization of a matrix, which it takes over. L D L^T by MUMPS when the matrix equals its transpose: half the memory
-    of LU."""
+    """One factorization of a matrix, which it takes over. L D L^T when the matrix equals its transpose: half the memory of LU."""
 
     def __init__(self, backend: PetscBackend, matrix: PETSc.Mat, *, symmetric: bool):
         self.backend, self.cost, self.matrix, self.symmetric = backend, backend.cost, matrix, symmetric
-        own = backend.comm.size == 1 and backend.n <= LARGEST_FOR_PETSC_LU
+        self.transposes = False  # known to solve with the transpose
         matrix.setOption(PETSc.Mat.Option.SYMMETRIC, symmetric)
         # otherwise PETSc takes a complex symmetric matrix for a Hermitian one
         matrix.setOption(PETSc.Mat.Option.HERMITIAN, False)
-        self.ksp = None
+        self.ksp = self.pc = self.factors = None
         try:
             with self.cost.factoring():
                 for workspace in WORKSPACE:
-                    if self._factorize("petsc" if own else "mumps", workspace):
+                    if self._factorize(direct_solver(backend.n, backend.comm), workspace):
                         break
                 else:
                     raise MemoryError(f"MUMPS asks for more than {WORKSPACE[-1]} % of its estimated workspace")
@@ -276,14 +280,13 @@ class PetscFactor:
 
     def _factorize(self, library: str, workspace: int) -> bool:
         """True when done, False when MUMPS wants more workspace."""
-        if self.ksp is not None:
-            self.ksp.destroy()
+        self._free()
         self.ksp = PETSc.KSP().create(self.backend.comm)
         self.ksp.setOptionsPrefix("jordan_")
         self.ksp.setOperators(self.matrix)
         self.ksp.setType("preonly")
-        pc = self.ksp.getPC()
-        pc.setType("cholesky" if self.symmetric and library == "mumps" else "lu")
+        pc = self.pc = self.ksp.getPC()
+        pc.setType("cholesky" if self.symmetric else "lu")
         pc.setFactorSolverType(library)
         if library == "petsc":
             pc.setFactorOrdering("nd")
@@ -293,15 +296,15 @@ class PetscFactor:
             raise ValueError(f"-jordan_pc_type must be lu or cholesky, not {pc.getType()}: incomplete factors do not serve here")
         pc.setFactorSetUpSolverType()
         mumps = pc.getFactorSolverType() == "mumps"
+        self.factors = pc.getFactorMatrix()
         if mumps:
-            pc.getFactorMatrix().setMumpsIcntl(14, workspace)
+            self.factors.setMumpsIcntl(14, workspace)
         try:
             self.ksp.setUp()
         except PETSc.Error as error:
             if error.ierr != ZERO_PIVOT:
                 raise
             raise SingularFactorError("PETSc met a pivot that is zero") from error
-        self.factors = pc.getFactorMatrix()
         status = self.factors.getMumpsInfog(1) if mumps else 0
         if status in (-8, -9, -14, -15, -17, -20):  # an estimated workspace or buffer was too small
             return False
@@ -313,6 +316,9 @@ class PetscFactor:
         return True
 
     def solve(self, R: np.ndarray) -> np.ndarray:
+        if self.pc.getFactorSolverType() == "superlu_dist":
+            # PETSc's interface keeps the buffers of its first block, which overflow when a wider one follows
+            return self._by_columns(self.factors.solve, np.asarray(R, dtype=complex))
         right = np.asfortranarray(R, dtype=complex)
         out = np.zeros(right.shape, dtype=complex, order="F")
         b, x = self.backend.dense(right), self.backend.dense(out)
@@ -323,20 +329,43 @@ class PetscFactor:
         return self._finite(out)
 
     def solve_adjoint(self, R: np.ndarray) -> np.ndarray:
-        # The libraries solve with the transpose: conjugate in and out. petsc4py binds no transposed solve of a block, hence
-        # columns.
+        # The libraries solve with the transpose: conjugate in and out. petsc4py binds no transposed solve of a block.
+        def solve(b: PETSc.Vec, x: PETSc.Vec) -> None:
+            self.factors.solveTranspose(b, x)
+            if not self.transposes:
+                self._check_transposed(x, b)
+
+        return self._by_columns(solve, R.conj()).conj()
+
+    def _by_columns(self, solve: Callable[[PETSc.Vec, PETSc.Vec], None], R: np.ndarray) -> np.ndarray:
         out = np.zeros(R.shape, dtype=complex, order="F")
         with self.cost.solving(R.shape[1]):
             for k in range(R.shape[1]):
-                b, x = self.backend._vec(R[:, k].conj()), self.backend._vec(out[:, k])
-                self.factors.solveTranspose(b, x)
+                b, x = self.backend._vec(np.ascontiguousarray(R[:, k])), self.backend._vec(out[:, k])
+                solve(b, x)
                 b.destroy()
                 x.destroy()
-        return self._finite(np.conj(out, out=out))
+        return self._finite(out)
+
+    def _check_transposed(self, x: PETSc.Vec, b: PETSc.Vec) -> None:
+        """ValueError if x is the solution with the matrix itself: that is what PETSc's interface of SuperLU_DIST returns, without a word.
+        (At a shift on an eigenvalue neither residual need be small.)"""
+        residual, errors = b.duplicate(), []
+        for multiply in (self.matrix.mult, self.matrix.multTranspose):
+            multiply(x, residual)
+            residual.axpy(-1.0, b)
+            errors.append(residual.norm())
+        residual.destroy()
+        if errors[0] < 1e-3 * errors[1]:
+            raise ValueError(
+                f"the direct solver {self.pc.getFactorSolverType()} does not solve with transposed matrices, which a pencil that differs from "
+                "its transpose needs: choose another by -jordan_pc_factor_mat_solver_type, such as mumps"
+            )
+        self.transposes = True
 
     def entries(self) -> float:
         """How many entries the factors have, over all ranks; those of L where they are L D L^T."""
-        if self.ksp.getPC().getFactorSolverType() != "mumps":
+        if self.pc.getFactorSolverType() != "mumps":
             return self.factors.getInfo()["nz_used"]
         count = self.factors.getMumpsInfog(29)
         return count if count >= 0 else -1e6 * count  # in millions where it is negative
@@ -347,9 +376,15 @@ class PetscFactor:
         return X
 
     def destroy(self) -> None:
-        if self.ksp is not None:
-            self.ksp.destroy()
-            self.ksp = None
+        self._free()
         if self.matrix is not None:
             self.matrix.destroy()
             self.matrix = None
+
+    def _free(self) -> None:
+        """Frees the factors. All three hold them: what Python only forgets, petsc4py leaves in memory on more than one rank, since freeing
+        it is collective."""
+        for name in ("factors", "pc", "ksp"):
+            if getattr(self, name) is not None:
+                getattr(self, name).destroy()
+                setattr(self, name, None)

@@ -262,7 +262,7 @@ def test_no_convergence_is_status_3_with_the_reason(tmp_path, capsys, monkeypatc
     from jordan_dist import cli, subspace
 
     monkeypatch.setattr(subspace, "EPS", 1e-40)  # an accuracy that no iteration reaches
-    assert cli.main(["example", "waveguides", "--ep", "--out", str(tmp_path / "w")]) == 3
+    assert cli.main(["example", "waveguides", "--out", str(tmp_path / "w")]) == 3
     assert "not converged: the subspace of the 2 eigenvalues" in capsys.readouterr().err
     assert not (tmp_path / "w" / "result.json").exists()
 

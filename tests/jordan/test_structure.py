@@ -216,3 +216,56 @@ def test_B_without_two_finite_eigenvalues_is_refused():
     B[0, 0] = 1.0
     with pytest.raises((ValueError, NotConvergedError), match="finite eigenvalue"):
         jordan_chain(A, B, target=0.9)
+
+
+def shifted_laplacian(n=400):
+    """The 1-D Laplacian, whose eigenvalues are all on one side, with a Jordan block apart from them by a gap of 1."""
+    A = scipy.sparse.lil_array(scipy.sparse.diags_array([np.full(n, -2.0), np.ones(n - 1), np.ones(n - 1)], offsets=[0, -1, 1]))
+    A[:2, :] = 0
+    A[:, :2] = 0
+    A[0, 0] = A[1, 1] = 1.0
+    A[0, 1] = 1e-2
+    return scipy.sparse.csr_array(A)
+
+
+def test_the_solves_do_not_grow_with_the_distance_of_the_shift():
+    costs = {}
+    for gaps in (0.05, 0.5, 10.0):
+        chain = jordan_chain(shifted_laplacian(), target=1 + gaps, symmetric=False)
+        assert abs(chain.eigenvalue - 1) < 1e-12
+        assert chain.verdict == "block"
+        assert chain.subspace_residual < 1e-13
+        costs[gaps] = chain.cost
+    assert [costs[gaps].factorizations for gaps in costs] == [1, 1, 2]
+    assert costs[0.5].solves < 2 * costs[0.05].solves
+    assert costs[10.0].solves < 3 * costs[0.05].solves
+
+
+def test_another_shift_is_not_taken_where_it_leads_to_other_eigenvalues(monkeypatch):
+    """The Ritz values from a far shift are pushed to the other side of the block, whose nearest are others."""
+    from jordan_dist import subspace
+
+    monkeypatch.setattr(subspace.PoorShiftError, "__init__", misled)
+    with pytest.raises(NotConvergedError, match=r"which 2 eigenvalues are nearest 11\+0j is not clear from there: choose a nearer target"):
+        jordan_chain(shifted_laplacian(), target=11.0, symmetric=False)
+
+
+def misled(self, instead, X):
+    NotConvergedError.__init__(self)
+    self.instead, self.X = -0.02 + 0j, X[:, :0]
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-10])
+def test_a_tolerance_ends_earlier_and_is_kept(plant, tolerance):
+    planted = plant()
+    full = jordan_chain(planted.A0, planted.B0, target=planted.eigenvalue + 0.1)
+    chain = jordan_chain(planted.A0, planted.B0, target=planted.eigenvalue + 0.1, tolerance=tolerance)
+    assert full.subspace_residual < chain.subspace_residual < tolerance
+    assert chain.cost.solves < full.cost.solves
+    assert abs(chain.eigenvalue - planted.eigenvalue) < tolerance
+
+
+def test_a_tolerance_that_is_none(plant):
+    for tolerance in (-1e-3, 0.1, "small"):
+        with pytest.raises(ValueError, match="tolerance must be from 0 to 1e-3, a relative residual; it is"):
+            jordan_chain(plant().A0, target=0.0, tolerance=tolerance)
