@@ -31,7 +31,8 @@ KRYLOV = 1e-12  # residual at which it ends: what is left, if anything, costs a 
 COMPETING = 0.5  # of the k-th modulus: Ritz values above it may yet be among the k largest
 WORTHY = 0.1  # of the largest residual: one below it does not call for a column yet. (At a Jordan block one direction serves all.)
 TRIAL = 16  # columns before a shift is judged
-RITZ_SHOWS = 0.1  # residual at which Ritz values show where a better shift is
+MAX_SHIFTS = 3
+RITZ_SHOWS = 0.05  # residual at which Ritz values show where a better shift is
 LARGEST_SIZE = 6  # that is found by itself
 # A set of eigenvalues is torn from its neighbours if one is nearer than this part of the set's own diameter, and clear of them if
 # all are further than this multiple of it.
@@ -97,21 +98,24 @@ def start(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rough X and Y for the k eigenvalues nearest sigma, and estimates of the other eigenvalues nearby.
 
-    PoorShiftError with a better shift if that pays; not where sigma is that better shift itself, in place of `target`, with `begin` for
-    an X to begin with.
+    PoorShiftError with a better shift if that pays. Where sigma is that better shift itself, in place of `target`, with `begin` for an X
+    to begin with, only if it turns out that others are nearer to the target.
     """
     backend = pencil.backend
     if not 2 <= k <= backend.n:
         raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is {k}")
     hasty = target is None
     found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k, tolerance=tolerance, begin=begin, hasty=hasty)
+    values = sigma + 1 / found.ritz
+    others = values[k:]
     if found.slow:
-        raise PoorShiftError(complex(np.mean(sigma + 1 / found.wanted)), found.X)
-    good = sigma + 1 / found.good[np.abs(found.good) > 0]
-    others = sigma + 1 / found.others[np.abs(found.others) > 0]
-    check_cluster(good, sigma, k)
-    if target is not None and set(np.argsort(np.abs(good - target))[:k]) != set(range(min(k, good.size))):
-        raise NotConvergedError(f"which {k} eigenvalues are nearest {target:.6g} is not clear from there: choose a nearer target")
+        raise PoorShiftError(complex(values[:k].mean()), found.X)
+    if target is not None:
+        known = np.concatenate([values[:k], others[found.good[k:]]])
+        nearest = np.argsort(np.abs(known - target))[:k]
+        if np.any(nearest >= k):
+            raise PoorShiftError(complex(known[nearest].mean()), found.X[:, :0])
+    check_cluster(values[: k + GUARDS][found.good[: k + GUARDS]], sigma, k)
     if pencil.symmetric:
         return found.X, found.X.conj(), others
     return found.X, _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k, tolerance=tolerance).X, others
@@ -137,8 +141,8 @@ def cluster_size(pencil: Pencil, factor: Factor, sigma: complex) -> int:
     largest = min(LARGEST_SIZE, backend.n)
     if largest < 2:
         raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is None")
-    theta = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), largest).good
-    values = sigma + 1 / theta[np.abs(theta) > 0]
+    found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), largest)
+    values = sigma + 1 / found.ritz[: largest + GUARDS][found.good[: largest + GUARDS]]
     clear = {k: quality(values, tuple(range(k))) for k in range(2, min(LARGEST_SIZE, values.size - 1) + 1)}
     if backend.n == 2:
         return 2
@@ -162,9 +166,8 @@ class _Rough:
     """What a Krylov space says about the dominant eigenvalues of an operator."""
 
     X: np.ndarray  # (n_local, k), an orthonormal basis of the invariant subspace of the k dominant ones
-    wanted: np.ndarray  # (k,), these
-    others: np.ndarray  # the other Ritz values
-    good: np.ndarray  # the first k + GUARDS Ritz values, descending in modulus, as far as they are good approximations
+    ritz: np.ndarray  # all Ritz values but zero, descending in modulus
+    good: np.ndarray  # which of these are good approximations
     slow: bool  # whether the shift is so poor that another one is cheaper than going on
 
 
@@ -224,10 +227,9 @@ def _krylov(
         slow = hasty and _is_slow(history, tolerance)
         if residual < tolerance or done >= MAX_COLUMNS or known == done or slow:
             theta, E = np.linalg.eig(square)
-            order = np.argsort(-np.abs(theta))[: k + GUARDS]
+            order = np.argsort(-np.abs(theta))[: np.count_nonzero(theta)]
             good = np.linalg.norm(below @ E[:, order], axis=0) <= 1e-4 * np.abs(theta[order])
-            X = np.asfortranarray(space[:, :done] @ U[:, :k])
-            return _Rough(X, np.diag(T)[:k], np.diag(T)[k:], theta[order[good]], slow)
+            return _Rough(np.asfortranarray(space[:, :done] @ U[:, :k]), theta[order], good, slow)
 
         competing = min(width, int(np.sum(moduli >= COMPETING * moduli[k - 1])))
         directions = below @ (U if competing == k else _dominant(square, moduli, competing)[1])[:, :competing]
@@ -344,7 +346,7 @@ def _factored_pair(
     each: Callable[[DeflatingPair], None] | None,
 ) -> tuple[Factor, DeflatingPair]:
     factor = pencil.factor(sigma)
-    shift, elsewhere = sigma, {}
+    shift, elsewhere, shifts = sigma, {}, 1
     try:
         if begun is not None:
             return factor, _refined(pencil, factor, (begun.X, begun.Y, begun.others), sigma, len(begun.M), tolerance, each)
@@ -360,7 +362,10 @@ def _factored_pair(
                 log.warning("%s; taking the %d around %s, which do", torn, k, format(torn.instead, ".6g"))
                 shift, elsewhere = torn.instead, {"target": torn.instead}
             except PoorShiftError as poor:
+                if shifts == MAX_SHIFTS:
+                    raise NotConvergedError(f"which {k} eigenvalues are nearest {sigma:.6g} is not clear: choose a nearer target") from poor
                 log.info("%s: a new factorization there", poor)
+                shifts += 1
                 shift, elsewhere = poor.instead, {"target": sigma, "begin": poor.X}
             factor.destroy()
             factor = pencil.factor(shift)

@@ -138,6 +138,8 @@ class PetscBackend(BlockVectors):
         super().__init__(n, start, stop, comm)
         self.replicated = replicated
         self._made: list[PETSc.Mat] = []
+        self.retired: PetscFactor | None = None
+        """The last factorization that was done with: the analysis of its pattern serves for other values."""
 
     @classmethod
     def around(cls, A: Any, comm: Any = None) -> PetscBackend:
@@ -206,7 +208,13 @@ class PetscBackend(BlockVectors):
         return 1.0 if A is None else A.norm(PETSc.NormType.NORM_INFINITY)
 
     def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool) -> PetscFactor:
-        return PetscFactor(self, self._sum(terms), symmetric=symmetric)
+        total = self._sum(terms)
+        retired, self.retired = self.retired, None
+        if retired is not None:
+            if retired.revive(total, symmetric):
+                return retired
+            retired.free()
+        return PetscFactor(self, total, symmetric=symmetric)
 
     def _sum(self, terms: list[tuple[complex, Any]]) -> PETSc.Mat:
         first = next(i for i, (_, A) in enumerate(terms) if A is not None)
@@ -253,6 +261,9 @@ class PetscBackend(BlockVectors):
         return mat
 
     def destroy(self) -> None:
+        if self.retired is not None:
+            self.retired.free()
+            self.retired = None
         while self._made:
             self._made.pop().destroy()
 
@@ -275,12 +286,33 @@ class PetscFactor:
                 else:
                     raise MemoryError(f"MUMPS asks for more than {WORKSPACE[-1]} % of its estimated workspace")
         except BaseException:
-            self.destroy()
+            self.free()
             raise
+
+    def revive(self, matrix: PETSc.Mat, symmetric: bool) -> bool:
+        """Factorizes another matrix of the same pattern, which it takes over then, without another analysis. False if it is not of that
+        pattern, or if MUMPS wants more workspace."""
+        same = symmetric == self.symmetric and all(
+            np.array_equal(mine, other) for mine, other in zip(self.matrix.getValuesCSR()[:2], matrix.getValuesCSR()[:2], strict=True)
+        )
+        if not self.backend.comm.allreduce(same, MPI.LAND):
+            return False
+        matrix.copy(self.matrix, structure=PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+        self.ksp.setOperators(self.matrix)  # or it takes its set-up for done
+        try:
+            with self.cost.factoring():
+                done = self._compute()
+        except BaseException:
+            self.free()
+            matrix.destroy()
+            raise
+        if done:
+            matrix.destroy()
+        return done
 
     def _factorize(self, library: str, workspace: int) -> bool:
         """True when done, False when MUMPS wants more workspace."""
-        self._free()
+        self._free_factors()
         self.ksp = PETSc.KSP().create(self.backend.comm)
         self.ksp.setOptionsPrefix("jordan_")
         self.ksp.setOperators(self.matrix)
@@ -295,17 +327,19 @@ class PetscFactor:
         if pc.getType() not in ("lu", "cholesky"):
             raise ValueError(f"-jordan_pc_type must be lu or cholesky, not {pc.getType()}: incomplete factors do not serve here")
         pc.setFactorSetUpSolverType()
-        mumps = pc.getFactorSolverType() == "mumps"
         self.factors = pc.getFactorMatrix()
-        if mumps:
+        if pc.getFactorSolverType() == "mumps":
             self.factors.setMumpsIcntl(14, workspace)
+        return self._compute()
+
+    def _compute(self) -> bool:
         try:
             self.ksp.setUp()
         except PETSc.Error as error:
             if error.ierr != ZERO_PIVOT:
                 raise
             raise SingularFactorError("PETSc met a pivot that is zero") from error
-        status = self.factors.getMumpsInfog(1) if mumps else 0
+        status = self.factors.getMumpsInfog(1) if self.pc.getFactorSolverType() == "mumps" else 0
         if status in (-8, -9, -14, -15, -17, -20):  # an estimated workspace or buffer was too small
             return False
         if status == -10:
@@ -376,13 +410,19 @@ class PetscFactor:
         return X
 
     def destroy(self) -> None:
-        self._free()
+        """Leaves the factors to the backend, for the analysis that is in them."""
+        if self.backend.retired is not None and self.backend.retired is not self:
+            self.backend.retired.free()
+        self.backend.retired = self
+
+    def free(self) -> None:
+        self._free_factors()
         if self.matrix is not None:
             self.matrix.destroy()
             self.matrix = None
 
-    def _free(self) -> None:
-        """Frees the factors. All three hold them: what Python only forgets, petsc4py leaves in memory on more than one rank, since freeing
+    def _free_factors(self) -> None:
+        """All three hold them: what Python only forgets, petsc4py leaves in memory on more than one rank, since freeing
         it is collective."""
         for name in ("factors", "pc", "ksp"):
             if getattr(self, name) is not None:

@@ -285,7 +285,7 @@ def test_superlu_dist_where_it_serves_and_a_refusal_where_it_does_not(world, pla
     try:
         chain = jordan_chain(symmetric.A0, symmetric.B0, target=TARGET, comm=world)
         assert symmetric.errors(chain.vectors).max() < 1e-11
-        with pytest.raises(ValueError, match="superlu_dist does not solve with transposed matrices.*such as mumps"):
+        with pytest.raises(ValueError, match=r"superlu_dist does not solve with transposed matrices.*such as mumps"):
             jordan_chain(general.A0, general.B0, target=TARGET, comm=world)
     finally:
         options.delValue("jordan_pc_factor_mat_solver_type")
@@ -430,6 +430,21 @@ def test_real_scalars_are_refused(world, monkeypatch):
     monkeypatch.setattr(petsc.PETSc, "ScalarType", np.float64)
     with pytest.raises(ValueError, match="built with real scalars"):
         jordan_chain(np.eye(5), target=1.0, comm=world)
+
+
+def test_another_shift_needs_no_other_analysis(world):
+    from jordan_dist.backends.petsc import PETSc
+
+    waveguides = problem("waveguides")
+    A, B, dA, dB = waveguides.pencil(waveguides.nearby, world)
+    PETSc.Log.begin()
+    events = [PETSc.Log.Event(f"MatCholFctr{phase}") for phase in ("Sym", "Num")]
+    before = [event.getPerfInfo()["count"] for event in events]
+    chain = jordan_chain(A, B, target=waveguides.target + 9)  # ten times as far away as the next eigenvalues
+    assert [event.getPerfInfo()["count"] - count for event, count in zip(events, before, strict=True)] == [1, 2]
+    assert chain.cost.factorizations == 2
+    assert abs(chain.eigenvalue - jordan_chain(A, B, target=waveguides.target).eigenvalue) < 1e-10
+    destroy(A, B, *dA, *dB)
 
 
 def test_nothing_of_a_chain_stays_in_memory(world):

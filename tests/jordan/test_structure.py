@@ -241,18 +241,23 @@ def test_the_solves_do_not_grow_with_the_distance_of_the_shift():
     assert costs[10.0].solves < 3 * costs[0.05].solves
 
 
-def test_another_shift_is_not_taken_where_it_leads_to_other_eigenvalues(monkeypatch):
-    """The Ritz values from a far shift are pushed to the other side of the block, whose nearest are others."""
+def test_a_new_shift_among_other_eigenvalues_is_left_again(monkeypatch):
+    """From far away the Ritz values may be pushed beyond the block, to where others are nearer."""
     from jordan_dist import subspace
 
+    def misled(self, instead, X):
+        NotConvergedError.__init__(self, "")
+        self.instead, self.X = (instead if X.shape[1] == 0 else 0.3), X
+
+    A = np.diag(np.concatenate([[1.0, 1.0, -0.1, -0.2], np.linspace(-6, -1, 200)]))
+    A[0, 1] = 1e-2
     monkeypatch.setattr(subspace.PoorShiftError, "__init__", misled)
-    with pytest.raises(NotConvergedError, match=r"which 2 eigenvalues are nearest 11\+0j is not clear from there: choose a nearer target"):
-        jordan_chain(shifted_laplacian(), target=11.0, symmetric=False)
-
-
-def misled(self, instead, X):
-    NotConvergedError.__init__(self)
-    self.instead, self.X = -0.02 + 0j, X[:, :0]
+    chain = jordan_chain(A, target=40.0)
+    assert abs(chain.eigenvalue - 1) < 1e-12
+    assert chain.cost.factorizations == 3
+    monkeypatch.setattr(subspace, "MAX_SHIFTS", 2)
+    with pytest.raises(NotConvergedError, match=r"which 2 eigenvalues are nearest 40\+0j is not clear: choose a nearer target"):
+        jordan_chain(A, target=40.0)
 
 
 @pytest.mark.parametrize("tolerance", [1e-6, 1e-10])
