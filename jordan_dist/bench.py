@@ -23,7 +23,7 @@ from jordan_dist.quadratic import QuadraticPencil
 OWN = ("chain", "second-order", "search")
 PEERS = ("scipy", "slepc", "slepc-tuned")
 LARGEST_FOR_SCIPY = 250_000  # its factors are those of one process, and take minutes beyond
-TOLERANCE = 1e-10  # of the peers; a chain goes to rounding
+TOLERANCE = 1e-10  # of the peers and of the chains; a search goes to rounding
 
 
 def methods_for(problem: Problem, comm: Any = None) -> tuple[str, ...]:
@@ -58,8 +58,10 @@ def measure(problem: Problem, methods: Sequence[str], repeat: int, comm: Any = N
     family = problem.family(comm) if "search" in methods else None
     whole = problem.pencil(problem.nearby)[:2] if "scipy" in methods and (comm is None or comm.rank == 0) else None
     run: dict[str, Callable[[], dict[str, Any]]] = {
-        "chain": lambda: _of_chain(jordan_chain(A, B, target=problem.target, size=problem.size)),
-        "second-order": lambda: _second_order(problem, jordan_chain(A, B, target=problem.target, size=problem.size, dA=dA, dB=dB)),
+        "chain": lambda: _of_chain(jordan_chain(A, B, target=problem.target, size=problem.size, tolerance=TOLERANCE)),
+        "second-order": lambda: _second_order(
+            problem, jordan_chain(A, B, target=problem.target, size=problem.size, dA=dA, dB=dB, tolerance=TOLERANCE)
+        ),
         "search": lambda: _search(problem, family),
         "scipy": lambda: _scipy(problem, *whole),
         "slepc": lambda: _slepc(problem, A, B, comm, tuned=False),
@@ -124,6 +126,8 @@ def _of_chain(chain: JordanChain) -> dict[str, Any]:
         "seconds": {"factor": cost.factor_seconds, "solve": cost.solve_seconds},
         "factorizations": cost.factorizations,
         "solves": cost.solves,
+        "reductions": cost.reductions,
+        "reduced_bytes": cost.reduced_bytes,
         "eigenvalues": np.linalg.eigvals(chain.matrix),
         "verdict": chain.verdict,
         "subspace_residual": chain.subspace_residual,

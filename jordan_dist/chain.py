@@ -20,7 +20,7 @@ from jordan_dist.accuracy import ForwardBounds, LowRank
 from jordan_dist.backends import Cost, backend_for
 from jordan_dist.checkpoint import Checkpoint
 from jordan_dist.derivative import ep_step, projected_derivatives, subspace_derivative
-from jordan_dist.pencil import Pencil, pencil, settle_symmetry
+from jordan_dist.pencil import Pencil, approximation_of, pencil, settle_symmetry
 from jordan_dist.projected import NearestDefective, nearest_defective, segre, verdict
 from jordan_dist.resolvent import singular_part
 from jordan_dist.subspace import DeflatingPair, factored_pair
@@ -143,6 +143,7 @@ def jordan_chain(
     gauge: str = "unit",
     perturbation: float | None = None,
     tolerance: float = 0.0,
+    approximation: Any = None,
     checkpoint: str | Path | None = None,
     comm: Any = None,
 ) -> JordanChain:
@@ -160,6 +161,9 @@ def jordan_chain(
     perturbation: how far the pencil may be from a degenerate one, in units of the eigenvalue, for the verdict; default 1e-3 of
     the gap.
     tolerance: of `subspace_residual`, where the solve ends; 0 goes on to rounding, for a sweep or two more.
+    approximation: assembled matrices near A and B, a pair or one for A, which are factorized in their place; A and B may then be shells that
+    know products alone. The chain is that of A and B: how near they are decides the number of sweeps, or, with
+    PETSC_OPTIONS="-jordan_ksp_type fgmres", of inner iterations.
     checkpoint: a folder in which the state is kept after each sweep (`jordan_dist.checkpoint`). A solve that finds the state of the same
     request there goes on from it, on any number of ranks; that of another one is a ValueError.
 
@@ -178,6 +182,8 @@ def jordan_chain(
         while True:
             problem = pencil(backend, A, B, dA, dB)
             settle_symmetry(problem, symmetric)
+            if approximation is not None:
+                problem.near = approximation_of(problem, approximation)
             check_gauge(gauge, problem, size)
             if steps is not None:
                 begun = steps.begin(problem)

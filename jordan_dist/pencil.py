@@ -52,6 +52,8 @@ class Pencil:
     dA: list[Sum] = field(default_factory=list)
     dB: list[Sum] = field(default_factory=list)
     symmetric: bool = False
+    near: Pencil | None = None
+    """Another pencil, which is factorized in the place of this one."""
 
     def times_A(self, X: np.ndarray) -> np.ndarray:
         return apply_sum(self.backend, self.A, X)
@@ -80,9 +82,11 @@ class Pencil:
     def factor(self, sigma: complex) -> Factor:
         """A factorization of A - sigma B. If sigma is an eigenvalue to the last bit it moves by 1e-8 of itself: how accurate the
         factors are changes the number of sweeps only."""
+        factored = self.near or self
         for shift in (sigma, *self.beside(sigma)):
+            true = None if self.near is None else _shifted(self, shift)
             try:
-                return self.backend.factor([*self.A, *((-shift * c, B) for c, B in self.B)], symmetric=self.symmetric)
+                return self.backend.factor(_shifted(factored, shift), symmetric=factored.symmetric, true=true)
             except SingularFactorError as error:
                 failure = error
         raise self.singular(sigma, failure)
@@ -95,6 +99,10 @@ class Pencil:
     @staticmethod
     def singular(sigma: complex, failure: Exception) -> ValueError:
         return ValueError(f"A - sigma B is singular at and near sigma = {sigma}: is the pencil regular? ({failure})")
+
+
+def _shifted(pencil: Pencil, sigma: complex) -> Sum:
+    return [*pencil.A, *((-sigma * c, B) for c, B in pencil.B)]
 
 
 def apply_sum(backend: Backend, terms: Sum, X: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
@@ -148,6 +156,17 @@ def equals_transpose(backend: Backend, A: Any) -> bool:
     # rounding of the n products that are summed, not of the possibly cancelled sum
     scale = backend.norm(X) * backend.norm(AX)
     return bool(np.abs(S - S.T).max() <= 100 * np.finfo(float).eps * scale)
+
+
+def approximation_of(made: Pencil, approximation: Any) -> Pencil:
+    """The pencil to factorize in place of `made`: of a pair for A and B, or of a matrix for A with B as it is."""
+    if isinstance(approximation, tuple | list):
+        near = pencil(made.backend, *approximation)
+    else:
+        near = pencil(made.backend, approximation)
+        near.B = made.B
+    settle_symmetry(near, None)
+    return near
 
 
 def settle_symmetry(pencil: Pencil, asked: bool | None) -> None:

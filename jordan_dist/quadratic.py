@@ -141,7 +141,7 @@ class CompanionBackend(BlockVectors):
     def matrix_norm(self, A: Companion) -> float:
         return max(abs(A.a) + abs(A.b), sum(abs(c) * self.base.matrix_norm(D) for c, D in (*A.P, *A.Q)))
 
-    def factor(self, terms: list[tuple[complex, Companion]], *, symmetric: bool) -> CompanionFactor:
+    def factor(self, terms: list[tuple[complex, Companion]], *, symmetric: bool, true: Any = None) -> CompanionFactor:
         a, b = sum(c * A.a for c, A in terms), sum(c * A.b for c, A in terms)
         P, Q = ([(c * d, D) for c, A in terms for d, D in part(A)] for part in (lambda A: A.P, lambda A: A.Q))
         assert b != 0, "A - sigma B has the identity in its upper right corner"

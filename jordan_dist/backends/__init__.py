@@ -36,6 +36,10 @@ class Cost:
     solves: int = 0
     factor_seconds: float = 0.0
     solve_seconds: float = 0.0
+    reductions: int = 0
+    """Sums and gathers over all ranks, beside those of the matrix products and of the direct solver; 0 on one rank."""
+    reduced_bytes: int = 0
+    """What this rank has sent in them."""
 
     @contextmanager
     def factoring(self) -> Iterator[None]:
@@ -79,6 +83,7 @@ class BlockVectors:
             return local
         # Reduce and broadcast: an all-reduce may add in another order on every rank, and ranks that differ in the last bit may
         # decide differently and wait for each other for ever.
+        self._count(local)
         total = np.empty_like(local, order="C")
         self.comm.Reduce(np.ascontiguousarray(local), total)
         self.comm.Bcast(total)
@@ -108,6 +113,7 @@ class BlockVectors:
         k = X.shape[1]
         padded = np.zeros((k, k), dtype=complex)  # a rank may own fewer than k rows
         padded[: R.shape[0]] = R
+        self._count(padded)
         stacked = np.empty((self.comm.size, k, k), dtype=complex)
         self.comm.Allgather(padded, stacked)
         Q_small, R = np.linalg.qr(stacked.reshape(-1, k))
@@ -159,9 +165,14 @@ class BlockVectors:
         """The vectors of the problem that a linearization stands for, exported; None if this is none."""
         return None
 
+    def _count(self, sent: np.ndarray) -> None:
+        self.cost.reductions += 1
+        self.cost.reduced_bytes += sent.nbytes
+
     def _every_rank(self, local: np.ndarray) -> np.ndarray:
         if self.comm is None or self.comm.size == 1:
             return local
+        self._count(local)
         gathered = np.empty((self.comm.size, *local.shape), dtype=local.dtype)
         self.comm.Allgather(local, gathered)
         return gathered
@@ -189,9 +200,9 @@ class Backend(Protocol):
     def matrix_norm(self, A: Any) -> float:
         """Infinity norm."""
 
-    def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool) -> Factor:
+    def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool, true: list[tuple[complex, Any]] | None = None) -> Factor:
         """Factorizes the sum of coefficient * matrix; `symmetric` means equal to its transpose. SingularFactorError if it
-        cannot."""
+        cannot. `true`: the sum that these factors are to serve for, if it is another one; a backend may use it to improve the solves."""
 
     def export(self, X: np.ndarray) -> Any:
         """The block as the kind of matrix that the user brought."""

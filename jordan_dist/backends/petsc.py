@@ -132,6 +132,27 @@ def write_parts(path: str, parts: list[tuple[int, bytes, int, np.ndarray]], size
         file.Close()
 
 
+def _is_shell(A: PETSc.Mat) -> bool:
+    """Whether it knows products alone."""
+    return A.getType() in ("python", "shell", "mffd")
+
+
+class _Sum:
+    """What a PETSc matrix of the kind `python` does: products with a sum of coefficient * matrix, None being the identity."""
+
+    def __init__(self, terms: list[tuple[complex, Any]]):
+        self.terms = terms
+
+    def mult(self, matrix: PETSc.Mat, x: PETSc.Vec, y: PETSc.Vec) -> None:
+        y.set(0.0)
+        part = y.duplicate()
+        for c, A in self.terms:
+            if c != 0:
+                x.copy(part) if A is None else A.mult(x, part)
+                y.axpy(c, part)
+        part.destroy()
+
+
 class PetscBackend(BlockVectors):
     def __init__(self, n: int, start: int, stop: int, comm: Any, *, replicated: bool):
         require_complex()
@@ -179,7 +200,7 @@ class PetscBackend(BlockVectors):
         check_finite(A, name)
 
     def _check_finite(self, A: PETSc.Mat, name: str) -> None:
-        if np.isfinite(A.norm(PETSc.NormType.FROBENIUS)):
+        if _is_shell(A) or np.isfinite(A.norm(PETSc.NormType.FROBENIUS)):
             return
         rows = (row for row in range(self.start, self.stop) if not np.isfinite(A.getRow(row)[1]).all())
         row = self.comm.allreduce(next(rows, self.n), MPI.MIN)
@@ -205,18 +226,33 @@ class PetscBackend(BlockVectors):
         return PETSc.Vec().createWithArray(x, size=(self.stop - self.start, self.n), comm=self.comm)
 
     def matrix_norm(self, A: PETSc.Mat | None) -> float:
-        return 1.0 if A is None else A.norm(PETSc.NormType.NORM_INFINITY)
+        if A is None:
+            return 1.0
+        if _is_shell(A):  # a bound from below, which serves as well to tell where rounding errors lie
+            X = self.random_block(4)
+            return self.norm(self.product(A, X)) / self.norm(X)
+        return A.norm(PETSc.NormType.NORM_INFINITY)
 
-    def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool) -> PetscFactor:
+    def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool, true: Any = None) -> PetscFactor:
         total = self._sum(terms)
+        operator = None if true is None else self._unassembled(true)
         retired, self.retired = self.retired, None
         if retired is not None:
-            if retired.revive(total, symmetric):
+            if retired.revive(total, symmetric, operator):
                 return retired
             retired.free()
-        return PetscFactor(self, total, symmetric=symmetric)
+        return PetscFactor(self, total, symmetric=symmetric, operator=operator)
+
+    def _unassembled(self, terms: list[tuple[complex, Any]]) -> PETSc.Mat:
+        """The sum as an operator, whether its matrices are assembled or shells."""
+        size = (self.stop - self.start, self.n)
+        operator = PETSc.Mat().createPython((size, size), _Sum(terms), comm=self.comm)
+        operator.setUp()
+        return operator
 
     def _sum(self, terms: list[tuple[complex, Any]]) -> PETSc.Mat:
+        if any(A is not None and _is_shell(A) for _, A in terms):
+            raise ValueError("a matrix-free shell cannot be factorized: name assembled matrices that are near by `approximation`")
         first = next(i for i, (_, A) in enumerate(terms) if A is not None)
         total = terms[first][1].copy()
         total.scale(terms[first][0])
@@ -269,9 +305,14 @@ class PetscBackend(BlockVectors):
 
 
 class PetscFactor:
-    """One factorization of a matrix, which it takes over. L D L^T when the matrix equals its transpose: half the memory of LU."""
+    """One factorization of a matrix, which it takes over. L D L^T when the matrix equals its transpose: half the memory of LU.
 
-    def __init__(self, backend: PetscBackend, matrix: PETSc.Mat, *, symmetric: bool):
+    With an iterative method in the options (-jordan_ksp_type fgmres) the factors are its preconditioner: for factors that are compressed,
+    or of another matrix than `operator`, which it then solves with.
+    """
+
+    def __init__(self, backend: PetscBackend, matrix: PETSc.Mat, *, symmetric: bool, operator: PETSc.Mat | None = None):
+        self.operator = operator
         self.backend, self.cost, self.matrix, self.symmetric = backend, backend.cost, matrix, symmetric
         self.transposes = False  # known to solve with the transpose
         matrix.setOption(PETSc.Mat.Option.SYMMETRIC, symmetric)
@@ -289,7 +330,7 @@ class PetscFactor:
             self.free()
             raise
 
-    def revive(self, matrix: PETSc.Mat, symmetric: bool) -> bool:
+    def revive(self, matrix: PETSc.Mat, symmetric: bool, operator: PETSc.Mat | None) -> bool:
         """Factorizes another matrix of the same pattern, which it takes over then, without another analysis. False if it is not of that
         pattern, or if MUMPS wants more workspace."""
         same = symmetric == self.symmetric and all(
@@ -298,7 +339,9 @@ class PetscFactor:
         if not self.backend.comm.allreduce(same, MPI.LAND):
             return False
         matrix.copy(self.matrix, structure=PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
-        self.ksp.setOperators(self.matrix)  # or it takes its set-up for done
+        self._free_operator()
+        self.operator = operator
+        self.ksp.setOperators(operator or self.matrix, self.matrix)  # or it takes its set-up for done
         try:
             with self.cost.factoring():
                 done = self._compute()
@@ -308,6 +351,8 @@ class PetscFactor:
             raise
         if done:
             matrix.destroy()
+        else:
+            self.operator = None  # it is for who comes next
         return done
 
     def _factorize(self, library: str, workspace: int) -> bool:
@@ -315,7 +360,7 @@ class PetscFactor:
         self._free_factors()
         self.ksp = PETSc.KSP().create(self.backend.comm)
         self.ksp.setOptionsPrefix("jordan_")
-        self.ksp.setOperators(self.matrix)
+        self.ksp.setOperators(self.operator or self.matrix, self.matrix)
         self.ksp.setType("preonly")
         pc = self.pc = self.ksp.getPC()
         pc.setType("cholesky" if self.symmetric else "lu")
@@ -350,6 +395,8 @@ class PetscFactor:
         return True
 
     def solve(self, R: np.ndarray) -> np.ndarray:
+        if self.ksp.getType() != "preonly":
+            return self._by_columns(self._iterate(self.ksp.solve), np.asarray(R, dtype=complex), through=0)
         if self.pc.getFactorSolverType() == "superlu_dist":
             # PETSc's interface keeps the buffers of its first block, which overflow when a wider one follows
             return self._by_columns(self.factors.solve, np.asarray(R, dtype=complex))
@@ -364,6 +411,9 @@ class PetscFactor:
 
     def solve_adjoint(self, R: np.ndarray) -> np.ndarray:
         # The libraries solve with the transpose: conjugate in and out. petsc4py binds no transposed solve of a block.
+        if self.ksp.getType() != "preonly":
+            return self._by_columns(self._iterate(self.ksp.solveTranspose), R.conj(), through=0).conj()
+
         def solve(b: PETSc.Vec, x: PETSc.Vec) -> None:
             self.factors.solveTranspose(b, x)
             if not self.transposes:
@@ -371,9 +421,18 @@ class PetscFactor:
 
         return self._by_columns(solve, R.conj()).conj()
 
-    def _by_columns(self, solve: Callable[[PETSc.Vec, PETSc.Vec], None], R: np.ndarray) -> np.ndarray:
+    def _iterate(self, solve: Callable[[PETSc.Vec, PETSc.Vec], None]) -> Callable[[PETSc.Vec, PETSc.Vec], None]:
+        """A solve that need not come to its end: what it leaves costs a sweep."""
+
+        def iterated(b: PETSc.Vec, x: PETSc.Vec) -> None:
+            solve(b, x)
+            self.cost.solves += max(1, self.ksp.getIterationNumber())
+
+        return iterated
+
+    def _by_columns(self, solve: Callable[[PETSc.Vec, PETSc.Vec], None], R: np.ndarray, through: int = 1) -> np.ndarray:
         out = np.zeros(R.shape, dtype=complex, order="F")
-        with self.cost.solving(R.shape[1]):
+        with self.cost.solving(through * R.shape[1]):
             for k in range(R.shape[1]):
                 b, x = self.backend._vec(np.ascontiguousarray(R[:, k])), self.backend._vec(out[:, k])
                 solve(b, x)
@@ -417,9 +476,15 @@ class PetscFactor:
 
     def free(self) -> None:
         self._free_factors()
+        self._free_operator()
         if self.matrix is not None:
             self.matrix.destroy()
             self.matrix = None
+
+    def _free_operator(self) -> None:
+        if self.operator is not None:
+            self.operator.destroy()
+            self.operator = None
 
     def _free_factors(self) -> None:
         """All three hold them: what Python only forgets, petsc4py leaves in memory on more than one rank, since freeing

@@ -33,7 +33,7 @@ class ScipyBackend(BlockVectors):
     def matrix_norm(self, A: Any) -> float:
         return 1.0 if A is None else float(abs(A).sum(axis=1).max())
 
-    def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool) -> ScipyFactor:
+    def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool, true: Any = None) -> ScipyFactor:
         sparse = all(A is None or scipy.sparse.issparse(A) for _, A in terms)
         identity = scipy.sparse.eye_array(self.n, format="csr") if sparse else np.eye(self.n)
         total = sum(c * (identity if A is None else A if sparse or isinstance(A, np.ndarray) else A.toarray()) for c, A in terms)

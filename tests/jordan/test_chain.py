@@ -178,7 +178,7 @@ def test_inaccurate_factors_cost_sweeps_and_not_accuracy(plant, noise):
     planted = plant()
 
     class Inaccurate(ScipyBackend):
-        def factor(self, terms, *, symmetric):
+        def factor(self, terms, *, symmetric, true=None):
             exact = sum(c * A for c, A in terms)
             rough = exact * (1 + noise * np.random.default_rng(0).standard_normal(exact.shape))
             return ScipyFactor(rough, self.cost, symmetric=symmetric)

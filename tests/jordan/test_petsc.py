@@ -447,6 +447,41 @@ def test_another_shift_needs_no_other_analysis(world):
     destroy(A, B, *dA, *dB)
 
 
+@pytest.mark.parametrize("method", ["preonly", "fgmres"])
+def test_a_shell_with_the_factors_of_a_matrix_nearby(world, method):
+    """The chain is that of the shell, whatever was factorized; better solves cost inner iterations and save sweeps."""
+    from petsc4py import PETSc
+
+    waveguides, options = problem("waveguides"), PETSc.Options()
+    A, _, dA, _ = waveguides.pencil(waveguides.nearby, world)
+    expected = jordan_chain(A, target=waveguides.target)
+
+    class Product:
+        def mult(self, shell, x, y):
+            A.mult(x, y)
+
+    shell = PETSc.Mat().createPython(A.getSizes(), Product(), comm=world)
+    shell.setUp()
+    near = A.copy()
+    diagonal = near.getDiagonal()
+    diagonal.getArray()[:] *= 1 + 1e-4 * np.random.default_rng(world.rank).standard_normal(diagonal.getLocalSize())
+    near.setDiagonal(diagonal)
+    options["jordan_ksp_type"], options["jordan_ksp_rtol"] = method, 1e-4
+    try:
+        with pytest.raises(ValueError, match="a matrix-free shell cannot be factorized: name assembled matrices"):
+            jordan_chain(shell, target=waveguides.target)
+        chain = jordan_chain(shell, target=waveguides.target, approximation=near)
+    finally:
+        options.delValue("jordan_ksp_type")
+        options.delValue("jordan_ksp_rtol")
+    assert abs(chain.eigenvalue - expected.eigenvalue) < 1e-11
+    x = chain.vectors.getDenseArray()[:, 0]
+    overlap = world.allreduce(np.vdot(expected.vectors.getDenseArray()[:, 0], x))
+    assert abs(overlap) == pytest.approx(1, abs=1e-9)
+    assert chain.cost.factorizations == 1
+    destroy(shell, near, A, *dA, chain.vectors, chain.left_vectors, expected.vectors, expected.left_vectors)
+
+
 def test_nothing_of_a_chain_stays_in_memory(world):
     """What Python forgets is not freed by itself on more than one rank: a factorization is 30 MB here."""
     from jordan_dist import memory

@@ -124,7 +124,7 @@ def test_noise_in_every_factorized_entry(blocks, kind):
     planted, k = planted_pencil(*blocks, n=40, **kind), sum(blocks)
 
     class Noisy(ScipyBackend):
-        def factor(self, terms, *, symmetric):
+        def factor(self, terms, *, symmetric, true=None):
             exact = sum(c * (np.eye(self.n) if A is None else A) for c, A in terms)
             noise = 1 + 1e-4 * np.random.default_rng(0).standard_normal(exact.shape)
             return ScipyFactor(exact * noise, self.cost, symmetric=False)
@@ -274,3 +274,14 @@ def test_a_tolerance_that_is_none(plant):
     for tolerance in (-1e-3, 0.1, "small"):
         with pytest.raises(ValueError, match="tolerance must be from 0 to 1e-3, a relative residual; it is"):
             jordan_chain(plant().A0, target=0.0, tolerance=tolerance)
+
+
+def test_an_approximation_is_factorized_in_place_of_the_pencil(plant):
+    planted = plant()
+    noise = 1 + 1e-3 * np.random.default_rng(0).standard_normal(planted.A0.shape)
+    for approximation in (planted.A0 * noise, (planted.A0 * noise, planted.B0)):
+        chain = jordan_chain(planted.A0, planted.B0, target=planted.eigenvalue + 0.1, approximation=approximation)
+        assert abs(chain.eigenvalue - planted.eigenvalue) < 1e-12
+        assert planted.errors(chain.vectors).max() < 1e-11
+    with pytest.raises(ValueError, match="A is of size 3"):
+        jordan_chain(planted.A0, planted.B0, target=planted.eigenvalue + 0.1, approximation=np.eye(3))
