@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from report_folder import COMPUTATIONS, FORK, GROUPS, write_run
+from report_folder import COMPUTATIONS, EPOCHS, FORK, GROUPS, LAGS, MEMORY, write_run
 
 from dynamo_dist.report import write_report
 
@@ -206,6 +206,38 @@ def test_the_slider_goes_along_the_path(page):
     assert said.text == "0.6 of the way: 2 stable, 0 unstable"
     assert plot(page, "path", "gd.data.find((trace) => trace.name === 'stable').x") == [-1, 1]
     assert "pitchfork 0.55" in find(page, "[data-figure=path]").text
+
+
+def test_kernels_of_every_computation(page, made):
+    _, table = made
+    decays = "gd.data.map((trace) => [trace.name, trace.line.dash, trace.y.slice(0, 9)])"
+    control(page, "memory", "Computation").select_by_visible_text("leaky")
+    found = {name: (dash, y) for name, dash, y in plot(page, "memory", decays)}
+    for name, dash, time_constant in zip(("leaky, networks", "leaky, meta-model"), ("solid", "dash"), MEMORY["leaky"], strict=True):
+        assert found[name][0] == dash and found[name][1][LAGS] is None  # a gap before the next network
+        assert found[name][1][:LAGS] == pytest.approx(np.exp(-np.arange(LAGS) / time_constant), rel=1e-4)
+    assert "perfect, networks" not in found and "selected" not in found  # the selected network is the first, which is perfect
+    said = page.execute_script(
+        "return [...document.querySelectorAll('h2')].find((h) => h.textContent === 'Memory').nextElementSibling.innerText"
+    )
+    assert "perfect\t4\tnothing is forgotten\t40.00 steps" in said and "leaky\t8\t4.00 steps\t5.00 steps" in said
+    find(page, "[data-figure=memory] [data-download=csv]").click()
+    rows = downloaded(page, "memory.csv")
+    assert [row["id"] for row in rows] == [id for id, name in zip(table["id"][:12], table["computation"], strict=False) if name == "leaky"]
+    assert [float(rows[0][f"base_kernel_{lag}"]) for lag in range(LAGS)] == pytest.approx(2 * np.exp(-np.arange(LAGS) / 4), rel=1e-4)
+
+
+def test_training_is_a_line_over_the_map(page, made):
+    _, table = made
+    places = [0, 3, 6, 9]
+    name, x, y = plot(page, "trajectory", "[gd.data[1].name, gd.data[1].x, gd.data[1].y]")
+    assert name == table["computation"][0] and x[-1] is None
+    assert np.column_stack([x[:-1], y[:-1]]) == pytest.approx(components(page)[places, :2])
+    find(page, "[data-figure=trajectory] [data-download=csv]").click()
+    rows = downloaded(page, "trajectory.csv")
+    assert [(row["network"], int(row["epochs"])) for row in rows] == [
+        (table["id"][place], e) for place, e in zip(places, EPOCHS, strict=True)
+    ]
 
 
 def test_numbers_behind_figures_are_downloaded(page, made):
