@@ -1,39 +1,24 @@
 """The page of a run in a real browser: headless Chromium with software rendering, driven by Selenium."""
 
-import csv
 import json
 import math
-import shutil
 import time
 
 import numpy as np
 import pytest
+from browser import By, downloaded, errors, find, start, wait, webdriver
 from report_folder import COMPUTATIONS, EPOCHS, FORK, GROUPS, LAGS, MEMORY, write_run
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from dynamo_dist.report import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'dynamo-jordan[test]'")
-if not (shutil.which("chromium") and shutil.which("chromedriver")):
-    pytest.skip("no chromium here: apt-get install chromium chromium-driver", allow_module_level=True)
-
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select  # noqa: E402
-
-SWITCHES = ("--headless", "--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader", "--window-size=1400,1000")
 NETWORKS = 60
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for switch in SWITCHES:
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.downloads = tmp_path_factory.mktemp("downloads")
-    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(driver.downloads)})
+    driver = start(tmp_path_factory.mktemp("downloads"))
     yield driver
     driver.quit()
 
@@ -56,19 +41,6 @@ def opened(browser, path):
     browser.get(path.as_uri())
     wait(lambda: browser.execute_script("return document.querySelector('[data-figure=map] .plot').data !== undefined"))
     return browser
-
-
-def wait(condition, seconds=20):
-    """The first true value of `condition`."""
-    ends = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < ends, "the page did not get there in time"
-        time.sleep(0.02)
-    return found
-
-
-def find(page, selector):
-    return page.find_element(By.CSS_SELECTOR, selector)
 
 
 def plot(page, name, expression):
@@ -111,19 +83,6 @@ def alone(page, first):
 def chosen(page):
     """Name of the network beside the map."""
     return find(page, "#network h3").text
-
-
-def downloaded(page, name):
-    path = page.downloads / name
-    wait(path.exists)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    path.unlink()
-    return rows
-
-
-def errors(page):
-    return [line["message"] for line in page.get_log("browser") if line["level"] == "SEVERE"]  # not the hints of WebGL on performance
 
 
 def test_loads_alone_and_without_errors(page, made):
