@@ -122,7 +122,9 @@ def _live_line() -> Iterator[Callable[[str], None]]:
 
         def show(text: str) -> None:
             share = re.search(r"(\d+)/(\d+)", text)
-            bar.update(task, description=text, **({"completed": int(share[1]), "total": int(share[2])} if share else {}))
+            bar.update(task, description=text)
+            if share:
+                bar.update(task, completed=int(share[1]), total=int(share[2]))
 
         _live = bar
         try:

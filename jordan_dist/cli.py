@@ -79,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    shared = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    shared: dict[str, Any] = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
     top = _Parser(prog=io.PROGRAM, description="Jordan chains and exceptional points of large sparse pencils.", **shared)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     about = f"Solves a built-in problem:\n{problems.descriptions()}"
@@ -244,7 +244,8 @@ DIGITS = 16  # of a residual: the whole bar
 def _telling(rank: int, *, quiet: bool) -> Iterator[None]:
     """The log on standard error, of rank 0 alone: on a terminal above a line with the last residual and the time, elsewhere without
     colours and bars."""
-    console, bar, handler = Console(stderr=True), None, logging.StreamHandler(sys.stderr)
+    console, bar = Console(stderr=True), None
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     if rank != 0:
         handler = logging.NullHandler()  # without any handler warnings would still be printed
@@ -609,7 +610,7 @@ def _solve(
 ) -> tuple[JordanChain, ExceptionalPoint | None, float]:
     """The chain, the exceptional point if it was searched, and the seconds that the assembly took."""
     begun = time.perf_counter()
-    common = {"target": problem.target, "size": problem.size, "checkpoint": checkpoint}
+    common: dict[str, Any] = {"target": problem.target, "size": problem.size, "checkpoint": checkpoint}
     if search:
         family = problem.family(comm)
         assembly = time.perf_counter() - begun

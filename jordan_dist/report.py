@@ -11,7 +11,7 @@ import html
 import io as text_io
 import json
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,7 @@ def _mode(mode: np.ndarray, i: int, caption: str) -> str:
         axes.set(xlabel="cell i", ylabel="cell j")
         axes.grid(False)
 
-    table = {"i": np.arange(side)} | {f"j={j}": [f"{value:.3g}" for value in mode[:, j]] for j in range(width)}
+    table: dict[str, Sequence] = {"i": range(side)} | {f"j={j}": [f"{value:.3g}" for value in mode[:, j]] for j in range(width)}
     return _figure(f"mode-{i}", caption, draw, table, size=(4.2, 3.8))
 
 
@@ -269,7 +269,7 @@ def _spectrum(result: dict) -> str:
         axes.figure.legend(loc="outside lower center", ncols=2)
 
     table: dict[str, list] = {"what": [], "number": [], "t": [], "re": [], "im": []}
-    rows = [("eigenvalue", step, "", value) for step, eigenvalues in enumerate(seen) for value in eigenvalues]
+    rows: list[tuple[Any, ...]] = [("eigenvalue", step, "", value) for step, eigenvalues in enumerate(seen) for value in eigenvalues]
     rows += [("merged", "", 0, centre)]
     rows += [("branch", number, t, value) for number, branch in enumerate(branches) for t, value in zip(s, branch, strict=True)]
     for what, which, t, value in rows:
@@ -397,7 +397,9 @@ def _scan(result: dict) -> str:
         axes.plot(eigenvalues.real, eigenvalues.imag, "*", color=ORANGE, markersize=9)
         axes.set(xlabel="Re", ylabel="Im")
 
-    table = {"x": [x for x, _ in where], "y": [y for _, y in where], "eigenvalue_re": eigenvalues.real, "eigenvalue_im": eigenvalues.imag}
+    table: dict[str, Sequence] = {"x": [x for x, _ in where], "y": [y for _, y in where], "eigenvalue_re": eigenvalues.real.tolist()} | {
+        "eigenvalue_im": eigenvalues.imag.tolist()
+    }
     figures = [_figure("window", "Exceptional points in the plane of the parameters", window, table)]
     if points:
         figures.append(_figure("eigenvalues", "Where pairs of eigenvalues merge, in the complex plane", spectrum, table))
@@ -465,7 +467,7 @@ def _slopes(cases: list[dict], size: int) -> str:
 
 
 def _figure(
-    name: str, caption: str, draw: Callable[[Any], None], table: dict[str, Sequence], *, size: tuple[float, float] = (4.8, 3.6)
+    name: str, caption: str, draw: Callable[[Any], None], table: Mapping[str, Sequence], *, size: tuple[float, float] = (4.8, 3.6)
 ) -> str:
     """A figure for either ground with its numbers. Pictures are images of their own, so that the ids inside several SVGs on one page
     cannot clash."""
@@ -473,7 +475,7 @@ def _figure(
     import matplotlib as mpl
 
     ink, line = THEMES["light"]
-    colours = {f"{part}.color": ink for part in ("text", "xtick", "ytick")} | {
+    colours: dict[Any, Any] = {f"{part}.color": ink for part in ("text", "xtick", "ytick")} | {
         "axes.labelcolor": ink,
         "axes.edgecolor": line,
         "grid.color": line,
@@ -495,7 +497,7 @@ def _figure(
     return f"<figure>{images}<figcaption>{text}</figcaption>{link}</figure>"
 
 
-def _csv(table: dict[str, Sequence]) -> str:
+def _csv(table: Mapping[str, Sequence]) -> str:
     lines = text_io.StringIO()
     writer = csv.writer(lines)
     writer.writerow(table)
