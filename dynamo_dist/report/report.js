@@ -10,6 +10,8 @@ const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "triangle-down", "star"];
 const SYMBOLS_3D = ["circle", "square", "diamond", "cross", "x", "circle-open", "square-open", "diamond-open"];
 const MANY = 500; // points from which WebGL draws
+const HUGE = 2000; // points from which it draws circles as long as there are colours, and no more pixels than the screen has: in software, moving a map of 10,000
+// points with other symbols takes twice as long, and with the default, twice as many pixels each way, 3 to 4 times.
 const LEVELS = 24; // values of a text column that have a colour of their own
 const PAGE = 25; // rows of the table of networks at a time
 
@@ -142,7 +144,7 @@ function figure(name, describe, controls = []) {
   made.draw = () => {
     if (!made.visible) return;
     const { traces, layout } = describe();
-    Plotly.react(plot, traces, layoutOf(layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    Plotly.react(plot, traces, layoutOf(layout), { responsive: true, displaylogo: false, displayModeBar: false, plotGlPixelRatio: COUNT > HUGE ? devicePixelRatio : 2 });
     if (!made.ready) { made.ready = true; made.onready(); }
   };
   const picture = (format) => Plotly.downloadImage(plot, { format, filename: name, width: plot.clientWidth, height: plot.clientHeight, scale: 2 });
@@ -203,7 +205,7 @@ function hover(place) {
 function describeMap() {
   const flat = state.dimensions === "2";
   const type = flat ? (COUNT > MANY ? "scattergl" : "scatter") : "scatter3d";
-  const size = (flat ? 9 : 4) - (COUNT > 2000 ? 3 * (flat ? 1 : 0.5) : 0);
+  const size = (flat ? 9 : 4) - (COUNT > HUGE ? 3 * (flat ? 1 : 0.5) : 0);
   const trace = (own, more) => ({
     type, mode: "markers", x: own.map((place) => networks.components[place][0]), y: own.map((place) => networks.components[place][1]),
     ...(flat ? {} : { z: own.map((place) => networks.components[place][2]) }), customdata: own, text: own.map(hover),
@@ -215,9 +217,10 @@ function describeMap() {
   if (column?.levels) {
     const level = (place) => Math.min(column.codes[place], LEVELS);
     const symbols = flat ? SYMBOLS : SYMBOLS_3D;
+    const symbol = (code) => symbols[(COUNT > HUGE ? Math.floor(code / PALETTE.length) : code) % symbols.length];
     traces = unique(every.map(level)).sort((a, b) => a - b).map((code) => trace(every.filter((place) => level(place) === code), {
       name: plain(code === LEVELS ? "others" : column.levels[code] || "none"),
-      marker: { size, opacity: 0.85, color: code === LEVELS ? "#999999" : PALETTE[code % PALETTE.length], symbol: symbols[code % symbols.length] },
+      marker: { size, opacity: 0.85, color: code === LEVELS ? "#999999" : PALETTE[code % PALETTE.length], symbol: symbol(code) },
     }));
   } else {
     const bar = { title: { text: words(state.colour), side: "right" }, thickness: 12, outlinewidth: 0 };
