@@ -67,7 +67,12 @@ SCRIPT = """\
 document.getElementById("theme").addEventListener("click", () => {
   const { dataset } = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
   dataset.theme = (dataset.theme ?? (dark ? "dark" : "light")) === "dark" ? "light" : "dark";
-});"""
+});
+for (const { src, parentElement } of document.querySelectorAll("figure img.light")) {
+  const downloads = parentElement.querySelector(".downloads"), link = document.createElement("a");
+  Object.assign(link, { href: src, download: downloads.firstChild.download.replace("csv", "svg"), textContent: "SVG" });
+  downloads.append(link);
+}"""
 
 THEMES = {"light": ("#1b1f24", "#d0d7de"), "dark": ("#e6edf3", "#353c45")}  # ink and lines
 # Okabe and Ito's colours, told apart by most people who see colours differently, on both grounds.

@@ -713,6 +713,12 @@ function makeTraining() {
   });
 }
 
+// Pictures that jordan-dist has drawn can be had too: those for light.
+for (const { src, parentElement } of document.querySelectorAll("figure img.light")) {
+  const downloads = parentElement.querySelector(".downloads");
+  downloads.append(element("a", { href: src, download: downloads.firstChild.download.replace("csv", "svg") }, "SVG"));
+}
+
 // ---- theme and printing -------------------------------------------------------------------------------------------------------
 
 const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");

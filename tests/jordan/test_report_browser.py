@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from browser import By, downloaded, errors, find, start
+from browser import By, downloaded, errors, find, start, wait
 
 pytest.importorskip("matplotlib")
 
@@ -70,6 +70,13 @@ def test_numbers_are_downloaded(page, made):
     shown = np.array([[float(row[f"j={j}"]) for j in range(212)] for row in rows])
     # The norm of the Jordan vector from its picture: its squares, a cell each.
     assert np.linalg.norm(shown) == pytest.approx(result["vector_norms"][1], rel=1e-3)
+
+
+def test_pictures_are_downloaded(page):
+    find(page, "a[download='spectrum.svg']").click()
+    path = page.downloads / "spectrum.svg"
+    wait(path.exists)
+    assert "<svg" in path.read_text() and len(page.find_elements(By.CSS_SELECTOR, "a[download$='.svg']")) == 5
 
 
 def test_light_and_dark(page):
