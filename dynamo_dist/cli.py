@@ -4,11 +4,12 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dynamo_dist import recipes
 from dynamo_dist.allocator import keep_memory
@@ -40,7 +41,7 @@ from dynamo_dist.population.networks_folder import import_folder
 from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.population.store import group_means
-from dynamo_dist.progress import say
+from dynamo_dist.progress import be_quiet, duration, say, summarize
 from dynamo_dist.runfolder import check, claim
 from dynamo_dist.runtime import open_runtime, restarted, workers_of
 
@@ -57,6 +58,9 @@ def _tell(message: str) -> None:
     """On standard error; of the processes of a `torchrun`, which all find the same, one on every machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(message, file=sys.stderr)
+
+
+QUIET = "say nothing on standard error but what went wrong"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
+    command.add_argument("--quiet", action="store_true", help=QUIET)
 
     command = commands.add_parser(
         "train-population",
@@ -103,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="base of every network's seed; default 0")
     command.add_argument("--resume", action="store_true", help="continue the population in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the population in --out")
+    command.add_argument("--quiet", action="store_true", help=QUIET)
 
     command = commands.add_parser(
         "import",
@@ -164,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="continue the training in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the meta-model in --out")
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
+    command.add_argument("--quiet", action="store_true", help=QUIET)
 
     command = commands.add_parser(
         "analyze",
@@ -180,6 +187,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, default=2, help="Ray workers, an analysis on each; 0: this process; default 2")
     command.add_argument("--address", help="a running Ray cluster; default: a local one for this command")
     command.add_argument("--json", action="store_true", help="print the findings as one line of JSON, last")
+    command.add_argument("--quiet", action="store_true", help=QUIET)
 
     command = commands.add_parser(
         "report",
@@ -207,7 +215,7 @@ def _run(arguments: argparse.Namespace) -> None:
         claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
         result = run(recipe, data, arguments.out, runtime=runtime, seeds=arguments.seeds)
     _report(arguments.out)
-    say(f"done in {result['seconds']['total']:.0f} s: {arguments.out / 'report.html'}")
+    _tell_run(arguments.out, result)
     print(arguments.out / RESULT)
     if arguments.json:
         print(json.dumps(result))
@@ -236,8 +244,15 @@ def _train_population(arguments: argparse.Namespace) -> None:
     kind = "accuracy" if table["accuracy"].null_count < len(table) else "r2"
     result = {"networks": len(population), "failed": len(table) - table["failure"].null_count, kind: group_means(table, kind)}
     write_json(arguments.out / RESULT, result)
-    for name, mean in result[kind].items():
-        say(f"{name}: {kind} {mean:.4f} on the test part")
+    facts = [("networks", f"{len(population)}, {result['failed']} failed")]
+    facts += [(name, f"{kind} {mean:.4f} on the test part") for name, mean in result[kind].items()]
+    meta = shlex.quote(f"{arguments.out}-meta")
+    then = [
+        (f"dynamo-dist embed {_quoted(population.path)} --out {meta}", "their meta-model"),
+        (f"dynamo-dist report {_quoted(arguments.out)}", "their page"),
+        (f"dynamo_dist.Population.open({str(population.path)!r})", "in Python"),
+    ]
+    summarize(f"population in {arguments.out}", facts, then)
     print(arguments.out / RESULT)
 
 
@@ -290,6 +305,7 @@ def _embed(arguments: argparse.Namespace) -> None:
                 result = embed_result(meta)
         if runtime.leader:
             write_json(arguments.out / RESULT, result)
+            _tell_embedded(arguments.out, result)
             print(arguments.out / RESULT)
             if arguments.json:
                 print(json.dumps(result))
@@ -305,12 +321,63 @@ def _analyze(arguments: argparse.Namespace) -> None:
     with open_runtime(arguments.workers, arguments.address) as runtime:
         found = analyze(arguments.folder, names, runtime)
     _figures(arguments.folder)
+    done = [(name, summary.get("does_not_apply", f"{arguments.folder / ANALYSIS / name}")) for name, summary in found.items()]
+    then = [(f"dynamo-dist report {_quoted(arguments.folder)}", "puts them on the page, report.html")]
+    summarize(f"analyses of {arguments.folder}", done, then)
     for name, summary in found.items():
         print(arguments.folder / ANALYSIS / name / suite.SUMMARY)
         if not arguments.all and "does_not_apply" in summary:
             raise InputError(f"{name}: {summary['does_not_apply']}")
     if arguments.json:
         print(json.dumps(found))
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _tell_run(out: Path, result: dict[str, Any]) -> None:
+    """The end of `run` on one screen."""
+    meta, control, population = result["meta"], result["control"], result["population"]
+
+    def beside(name: str) -> str:
+        return f"{meta[name]:.3f}   without theta {control[name]:.3f}"
+
+    facts = [
+        ("networks", f"{population['networks']}, {population['failed']} failed"),
+        ("hidden R^2, median", beside("hidden_r2_median")),
+        ("agreement, median", beside("agreement_median")),
+    ]
+    if meta["disputed_agreement_median"] is not None and control["disputed_agreement_median"] is not None:
+        facts.append(("on disputed inputs, median", beside("disputed_agreement_median")))
+    facts.append(("clusters of theta", f"adjusted Rand {result['clustering']['adjusted_rand']:.2f} against the computation"))
+    facts.append(("time", duration(result["seconds"]["total"])))
+    then = [
+        (str(out / "report.html"), "open it in a browser; its figures for papers are in figures/"),
+        (f"dynamo-dist analyze {_quoted(out)} --all", "every other analysis, then `dynamo-dist report` again"),
+        (f"dynamo_dist.MetaModel.open({str(out / 'meta-0')!r})", "in Python"),
+    ]
+    summarize(f"{result['title']} in {out}", facts, then)
+
+
+def _tell_embedded(out: Path, result: dict[str, Any]) -> None:
+    """The end of `embed` on one screen."""
+    if "recommended" in result:
+        found = result["recommended"]
+        meta = out / (found["model"] or sweep.GIVEN)
+        settings = f"D = {found['dimensions']}, K = {found['hidden']}, lambda = {found['output_weight']:g}"
+        facts = [("recommended", settings if found["model"] else f"{settings}, which no model of the sweep has")]
+    else:
+        losses = result["losses"]
+        facts = [("networks", result["networks"]), ("step", losses["step"])]
+        facts += [(f"{name.replace('_', ' ')} loss", f"{losses[name]:.4f}") for name in ("hidden", "output") if name in losses]
+        meta = out
+    then = [
+        (f"dynamo-dist analyze {_quoted(meta)} --all", "what the vectors say of the networks"),
+        (f"dynamo-dist report {_quoted(meta)}", "the page, with the map of the networks"),
+        (f"dynamo_dist.MetaModel.open({str(meta)!r})", "in Python"),
+    ]
+    summarize(f"meta-model in {out}" if meta == out else f"sweep in {out}", facts, then)
 
 
 def _figures(folder: Path) -> None:
@@ -340,6 +407,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     keep_memory()
     arguments = parser().parse_args(argv)
+    be_quiet(getattr(arguments, "quiet", False))
     try:
         if arguments.command == "run":
             _run(arguments)

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -168,8 +167,10 @@ def run_sweep(population: Population, out: Path, models: dict[str, MetaModelConf
     scores = _emulations(metas, LocalRuntime() if launched() else runtime, "held-out")
     rows = [sweep.row(name, meta, score) for name, meta, score in zip(models, metas, scores, strict=True)]
     pq.write_table(sweep.table(rows), out / "sweep.parquet")
-    say("sweep, on the held-out inputs; loss: hidden + output term with lambda = 1 for all; scores: medians over networks, and the lowest R^2")
-    print(sweep.text(rows), file=sys.stderr)
+    say(
+        "sweep, on the held-out inputs; loss: hidden + output term with lambda = 1 for all; scores: medians over networks, and the lowest R^2\n"
+        + sweep.text(rows)
+    )
     found = sweep.recommend(rows)
     say(f"recommended: {found.reason}")
     say(found.theta_reason)
@@ -191,7 +192,7 @@ def _meta_progress(paths: Sequence[Path]) -> str | None:
     losses = f"loss {last['loss']:.4f} (hidden {last['hidden']:.4f}, output {last['output']:.4f})"
     if folder.config_of(started[-1]).hidden_scale == "variance":  # then the hidden term is 1 - R^2
         losses += f", hidden R^2 {1 - last['hidden']:.3f}"
-    which = f"{len(started)}/{len(paths)} ({started[-1].name})" if len(paths) > 1 else started[-1].name
+    which = f"{started[-1].name} ({len(started)} of {len(paths)})" if len(paths) > 1 else started[-1].name
     return f"meta-model {which}: step {last['step']}/{last['steps']}, {losses}; {duration(last['left'])} left"
 
 

@@ -10,20 +10,26 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import platform
+import re
+import shlex
 import shutil
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import scipy
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from jordan_dist import bench, io, memory, plan, problems, verify
 from jordan_dist.backends import MissingExtraError
@@ -32,6 +38,7 @@ from jordan_dist.checkpoint import is_folder_of_steps
 from jordan_dist.exceptional import ExceptionalPoint, find_exceptional_point
 from jordan_dist.matrices import read_matrix
 from jordan_dist.pencil import AffineFamily
+from jordan_dist.report import VERDICTS, number, write_page
 from jordan_dist.scan import scan_exceptional_points
 from jordan_dist.subspace import NotConvergedError
 
@@ -58,6 +65,7 @@ PETSC_OPTIONS="-jordan_mat_mumps_icntl_14 200".
 """
 
 
+QUIET = "say nothing on standard error but warnings and what went wrong"
 PATIENCE = 5.0  # seconds in which ranks that fail alike come together
 
 
@@ -71,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    shared = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    shared: dict[str, Any] = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
     top = _Parser(prog=io.PROGRAM, description="Jordan chains and exceptional points of large sparse pencils.", **shared)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     about = f"Solves a built-in problem:\n{problems.descriptions()}"
@@ -84,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     example.add_argument("--round", action="store_true", help="take the nearest grid that keeps the geometry, instead of refusing G")
     _replacing(example)
     example.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
+    example.add_argument("--quiet", action="store_true", help=QUIET)
     example.set_defaults(run=run_example)
     chain = commands.add_parser(
         "chain", help="the Jordan chain of your matrices", description="The Jordan chain of A - lambda B.", **shared
@@ -113,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     scan.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for scan.json")
     scan.add_argument("--overwrite", action="store_true", help="replace the scan that --out holds")
     scan.add_argument("--json", action="store_true", help="print scan.json as the last line of standard output")
+    scan.add_argument("--quiet", action="store_true", help=QUIET)
     scan.set_defaults(run=run_scan)
     check = commands.add_parser(
         "verify",
@@ -152,8 +162,10 @@ def parser() -> argparse.ArgumentParser:
         "--methods", nargs="+", choices=bench.OWN + bench.PEERS, metavar="M", help=f"of {', '.join(bench.OWN + bench.PEERS)} (default: all)"
     )
     race.set_defaults(run=run_bench)
-    report = commands.add_parser("report", help="write the page of a run again", description="Writes report.html of a run.", **shared)
-    report.add_argument("folder", type=Path, metavar="DIR", help="the --out of an example")
+    report = commands.add_parser(
+        "report", help="write the page of a run again", description="Writes report.html of a run, a scan or a measurement.", **shared
+    )
+    report.add_argument("folder", type=Path, metavar="DIR", help="the --out of example, chain, ep, scan or verify")
     report.set_defaults(run=run_report)
     return top
 
@@ -179,6 +191,7 @@ def _run_folder(command: argparse.ArgumentParser, run: Any) -> None:
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for result.json, the chain and the report")
     _replacing(command)
     command.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
+    command.add_argument("--quiet", action="store_true", help=QUIET)
     command.set_defaults(run=run)
 
 
@@ -190,17 +203,12 @@ def _replacing(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     comm, rank = None, _launched("RANK") or 0
-    progress = logging.StreamHandler(sys.stderr)
-    progress.setFormatter(logging.Formatter("%(message)s"))
     try:
         args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
         comm = _world()
         rank = comm.rank if comm is not None else 0
-        if rank != 0:
-            progress = logging.NullHandler()  # without any handler warnings would still be printed
-        log.addHandler(progress)
-        log.setLevel(logging.INFO)
-        return args.run(args, comm)
+        with _telling(rank, quiet=getattr(args, "quiet", False)):
+            return args.run(args, comm)
     except SystemExit as done:  # --help
         return int(done.code or 0)
     except (UsageError, MissingExtraError) as error:
@@ -227,8 +235,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{io.PROGRAM}: rank {rank} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         comm.Abort(1)  # the others wait for this rank in some collective call, and would wait for ever
         raise
+
+
+DIGITS = 16  # of a residual: the whole bar
+
+
+@contextmanager
+def _telling(rank: int, *, quiet: bool) -> Iterator[None]:
+    """The log on standard error, of rank 0 alone: on a terminal above a line with the last residual and the time, elsewhere without
+    colours and bars."""
+    console, bar = Console(stderr=True), None
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    if rank != 0:
+        handler = logging.NullHandler()  # without any handler warnings would still be printed
+    elif sys.stderr.isatty() and not console.is_dumb_terminal and not quiet:
+        columns = TextColumn("residual"), BarColumn(bar_width=32), TextColumn("{task.description}"), TimeElapsedColumn()
+        # Standard output is the caller's, and may be a file.
+        bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
+        handler = _AboveTheBar(bar)
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        with bar or nullcontext():
+            yield
     finally:
-        log.removeHandler(progress)
+        log.removeHandler(handler)
+
+
+class _AboveTheBar(logging.Handler):
+    """Every message is a line of its own; the residual in it is what the bar shows, by its digits."""
+
+    def __init__(self, bar: Progress) -> None:
+        super().__init__()
+        self.bar, self.task = bar, bar.add_task("", total=DIGITS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        self.bar.console.print(Text(message), soft_wrap=True)
+        found = re.search(r"residual (\d\.\de[+-]\d+)", message)
+        if found:
+            digits = -math.log10(max(float(found[1]), 10.0**-DIGITS))
+            self.bar.update(self.task, description=found[1], completed=max(0.0, digits))
 
 
 def _ended(comm: Any, rank: int, message: str, status: int) -> int:
@@ -472,6 +520,8 @@ def run_scan(args: argparse.Namespace, comm: Any) -> int:
         for where in scan.unresolved:
             log.warning("zeros of the discriminant near %s that are no point found here", where)
         io.write_json(args.out / io.SCAN_FILES[0], result)
+        _write_page(args.out)
+        log.info("report: %s", args.out / io.REPORT)
         print(args.out / io.SCAN_FILES[0])
         if args.json:
             print(json.dumps(io.jsonable(result)), flush=True)
@@ -523,12 +573,36 @@ def _finish(
     _remove_steps(args, comm)
     problems.destroy(chain.vectors, chain.left_vectors, chain.original_vectors)
     if comm is None or comm.rank == 0:
-        log.info("eigenvalue %s, verdict %s, %.1f s", format(chain.eigenvalue, ".12g"), chain.verdict, seconds["total"])
         _write_page(args.out)
+        _tell_end(args.out, io.jsonable(result), point)
         print(args.out / io.RESULT)
         if args.json:
             print(json.dumps(io.jsonable(result)), flush=True)
     return 0
+
+
+def _tell_end(out: Path, result: dict[str, Any], point: ExceptionalPoint | None) -> None:
+    """What came out of a run and what to do next, on one screen."""
+    facts = [(name, number(value, 12)) for name, value in zip(result["parameter_names"], result["parameters"], strict=True)]
+    if result["step"] is not None:
+        facts += [(f"step of {name}", number(value, 6)) for name, value in zip(result["parameter_names"], result["step"], strict=True)]
+    facts += [
+        ("eigenvalue", number(result["eigenvalue"], 12)),
+        ("verdict", VERDICTS[result["verdict"]]),
+        ("residuals", ", ".join(f"{residual:.1e}" for residual in (result["subspace_residual"], *result["chain_residuals"]))),
+        ("backward error", f"{result['backward_error']:.1e}"),
+        ("cost", f"{result['factorizations']} factorization(s), {result['solves']} solves, {result['seconds']['total']:.1f} s"),
+    ]
+    then = [(f"jordan_dist.io.load_chain({str(out)!r})", "result and vectors in Python")]
+    if (out / io.REPORT).exists():
+        then.insert(0, (str(out / io.REPORT), "open it in a browser"))
+    if point is None and result["step"] is not None and result["name"] in problems.PROBLEMS:
+        searched = f"{io.PROGRAM} example {result['name']} --ep --out {shlex.quote(f'{out}-ep')}"
+        then.append((searched, "the exceptional point itself"))
+    width = max(len(name) for name, _ in facts)
+    wide = max(len(text) for text, _ in then)
+    lines = [f"\n{result['title']} in {out}", *(f"  {name:<{width}}  {value}" for name, value in facts)]
+    log.info("%s", "\n".join([*lines, "next", *(f"  {text:<{wide}}  {word}" for text, word in then)]))
 
 
 def _solve(
@@ -536,7 +610,7 @@ def _solve(
 ) -> tuple[JordanChain, ExceptionalPoint | None, float]:
     """The chain, the exceptional point if it was searched, and the seconds that the assembly took."""
     begun = time.perf_counter()
-    common = {"target": problem.target, "size": problem.size, "checkpoint": checkpoint}
+    common: dict[str, Any] = {"target": problem.target, "size": problem.size, "checkpoint": checkpoint}
     if search:
         family = problem.family(comm)
         assembly = time.perf_counter() - begun
@@ -571,6 +645,7 @@ def _result(about: dict[str, Any], chain: JordanChain, point: ExceptionalPoint |
         "backend": "scipy" if comm is None else "petsc",
         "parameters": about["start"] if point is None else point.parameters,
         "eigenvalue": chain.eigenvalue,
+        "eigenvalues": np.linalg.eigvals(chain.matrix),
         "verdict": chain.verdict,
         "weyr": chain.weyr,
         "order": chain.order,
@@ -603,10 +678,8 @@ def _versions(comm: Any) -> dict[str, str]:
 
 
 def _write_page(folder: Path) -> None:
-    from jordan_dist import report
-
     try:
-        log.info("report: %s", report.write_page(folder))
+        write_page(folder)
     except MissingExtraError as error:
         log.info("no report: %s", error)
 
@@ -638,6 +711,7 @@ def run_verify(args: argparse.Namespace, comm: Any) -> int:
         except MissingExtraError as error:
             log.info("no figure: %s", error)
         io.write_json(args.out / io.VERIFY_FILES[0], result)
+        _write_page(args.out)
         print(verify.table(cases))
         print(args.out / io.VERIFY_FILES[0])
         if args.json:
@@ -715,10 +789,8 @@ def run_bench(args: argparse.Namespace, comm: Any) -> int:
 
 def run_report(args: argparse.Namespace, comm: Any) -> int:
     if comm is None or comm.rank == 0:
-        from jordan_dist import report
-
         try:
-            print(report.write_page(args.folder))
+            print(write_page(args.folder))
         except ValueError as error:
             raise UsageError(str(error)) from error
     return 0

@@ -1,29 +1,47 @@
 """The documentation: its code runs, its commands are those of the parsers, its links lead somewhere, its messages are the code's.
 
-A block below `<!-- not run: REASON -->` is only checked: Python is compiled, shell is read by `bash -n` and every command of ours in it by
-its real parser. A block with a title is a file, which the blocks after it find.
+The blocks of a page run in their order in one folder. A block with a title is a file, which the blocks after it find. Two comments above a
+block say where a test does something else than a reader:
+
+    <!-- tested with       what takes minutes is made small: text of the block on the left becomes that on the right
+    steps=3000 => steps=10
+    -->
+
+    <!-- not run: REASON -->      it needs what a test does not have. Python is compiled, shell is read by `bash -n`
+
+Every command of ours is read by its real parser, as it stands on the page.
 """
 
 import ast
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import scipy.linalg
 import scipy.sparse
+import torch
+from safetensors.torch import save_model
+from torch import nn
 
 import dynamo_dist.cli
 import jordan_dist.cli
+from dynamo_dist.data.folder import open_folder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^>]+) -->\n+)?```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```$", re.M | re.S
+    r"^(?:<!-- (?:not run: (?P<reason>[^>]+)|tested with\n(?P<changes>.*?)\n?) ?-->\n+)?"
+    r"```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<code>.*?)^```$",
+    re.M | re.S,
 )
 PROGRAMS = {"dynamo-dist": dynamo_dist.cli, "dynamo_dist.cli": dynamo_dist.cli, "jordan-dist": jordan_dist.cli}
 
@@ -33,17 +51,26 @@ class Block:
     where: str
     language: str
     code: str
-    title: str | None
-    reason: str | None
+    title: str | None = None
+    reason: str | None = None
+    changes: str | None = None
+
+    def tested(self):
+        """The block as tests run it. A change of what is no longer there is an error."""
+        code = self.code
+        for line in (self.changes or "").splitlines():
+            old, new = line.split(" => ")
+            assert old in code, f"{self.where}: tested with {line}: there is no such text in the block"
+            code = code.replace(old, new)
+        return Block(self.where, self.language, code, self.title)
 
 
 def blocks(page):
     text = page.read_text()
     name = page.relative_to(ROOT)
+    parts = ("language", "code", "title", "reason", "changes")
     return [
-        Block(
-            f"{name}:{text.count(chr(10), 0, found.start('code')) + 1}", *(found[part] for part in ("language", "code", "title", "reason"))
-        )
+        Block(f"{name}:{text.count(chr(10), 0, found.start('code')) + 1}", *(found[part] for part in parts))
         for found in BLOCK.finditer(text)
     ]
 
@@ -64,15 +91,26 @@ def ours(words):
 
 
 def run(block, names):
+    """A block of our commands alone runs in this process, which has its libraries in memory; another one in a shell, as it is."""
     if block.title:
         Path(block.title).write_text(block.code)
     elif block.language == "python":
         exec(compile(block.code, block.where, "exec"), names)
-    elif block.language == "sh":
+    elif block.language == "sh" and all(words[0] in PROGRAMS for words in commands(block)):
         for words in commands(block):
-            assert words[0] in PROGRAMS, f"{block.where}: mark the block as not run, or use a command of ours: {words}"
             program, arguments = ours(words)
             assert program.main(arguments) == 0, f"{block.where}: {words}"
+    elif block.language == "sh":
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", block.code], env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, f"{block.where}:\n{done.stdout}{done.stderr}"
+
+
+def environment():
+    """Of a shell in which this distribution is installed, on a machine that may have fewer cores than there are ranks."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "PRTE"))}
+    mpi = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    return own | mpi | paths | {"OMPI_MCA_mpi_yield_when_idle": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if block.language == "python"], ids=lambda block: block.where)
@@ -87,18 +125,34 @@ def test_commands_are_those_of_the_parsers(block):
         program.parser().parse_args(arguments)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "pages", [("own-population", "averaging"), ("exceptional-point",), ("cluster",)], ids=lambda pages: " ".join(pages)
-)
-def test_tutorials_run(pages, tmp_path, monkeypatch):
+def run_pages(names, *pages):
+    for page in pages:
+        for block in blocks(page):
+            if block.reason is None:
+                run(block.tested(), names)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder that is the current one and on the path of modules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pages",
+    [("own-population", "averaging"), ("exceptional-point",), ("finite-elements",), ("cluster",)],
+    ids=lambda pages: " ".join(pages),
+)
+def test_tutorials_run(pages, here):
     names = {"__name__": "tutorial"}
-    for page in pages:
-        for block in blocks(ROOT / "docs" / "tutorials" / f"{page}.md"):
-            if block.reason is None:
-                run(block, names)
+    if "finite-elements" in pages:
+        pytest.importorskip("skfem", reason="scikit-fem is not installed: pip install 'dynamo-jordan[test]'")
+    run_pages(names, *(ROOT / "docs" / "tutorials" / f"{page}.md" for page in pages))
+    if "finite-elements" in pages:
+        assert abs(names["place"][-1] - names["place"][0]) > 0.1  # the eigenvalues swap around the point of the L-shaped duct
 
 
 def pencils():
@@ -113,12 +167,74 @@ def pencils():
     return names | {"mass": mass, "damping": damping, "stiffness": stiffness, "z": 7.5, "source": np.ones(8)}
 
 
-def test_python_of_the_readme_on_matrices_runs():
-    """The other blocks of the README are about runs of minutes: they are compiled above."""
-    (block,) = (block for block in blocks(ROOT / "README.md") if "from jordan_dist import" in block.code)
-    names = pencils() | {"__name__": "readme"}
-    run(block, names)
+TWO_LAYERS = """
+from torch import nn
+class TwoLayers(nn.Module):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.layer1 = nn.GRU(3, width, batch_first=True)
+        self.layer2 = nn.GRU(width, width, batch_first=True)
+        self.readout = nn.Linear(width, 2)
+    def forward(self, inputs):
+        return self.readout(self.layer2(self.layer1(inputs)[0])[0][:, -1])
+"""
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.fc = nn.GRU(3, 32, batch_first=True), nn.Linear(32, 2)
+
+    def forward(self, inputs):
+        return self.fc(self.rnn(inputs)[0][:, -1])
+
+
+def what_the_readme_takes_for_granted(folder):
+    """Data, networks and matrices of the reader's own, small, as files in the folder; those that its Python names, by name."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label, words in (("pos", ["good", "fine", "film"]), ("neg", ["bad", "poor", "film"])):
+            (folder / "aclImdb" / part / label).mkdir(parents=True)
+            for number in range(64):
+                text = " ".join(rng.choice(words, size=rng.integers(3, 30)))
+                (folder / "aclImdb" / part / label / f"{number}_1.txt").write_text(text)
+    with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
+        archive.add(folder / "aclImdb", arcname="aclImdb")
+    (folder / "recordings").mkdir()
+    inputs = rng.normal(size=(400, 12, 3)).astype("float32")
+    np.save(folder / "recordings" / "inputs.npy", inputs)
+    np.save(folder / "recordings" / "answer.npy", (inputs.sum(axis=(1, 2)) > 0).astype("int64"))
+    torch.manual_seed(0)
+    (folder / "networks").mkdir()
+    for name in ("first", "second"):
+        save_model(Reader(), str(folder / "networks" / f"{name}.safetensors"))
+        about = {"architecture": {"family": "recurrent", "cell": "gru", "hidden": 32, "features": 3, "outputs": 2}}
+        (folder / "networks" / f"{name}.json").write_text(json.dumps(about | {"names": {"recurrent": "rnn", "readout": "fc"}}))
+    (folder / "mine.py").write_text(TWO_LAYERS)
+    from mine import TwoLayers
+
+    (folder / "cluster").symlink_to(ROOT / "cluster")  # of the clone
+    names = pencils()
+    for name in ("A", "B"):
+        scipy.io.mmwrite(folder / f"{name}.mtx", names[name])
+    for name in ("A0", "A1"):
+        scipy.sparse.save_npz(folder / f"{name}.npz", names[name])
+        np.save(folder / f"{name}.npy", names[name].toarray())
+    data = open_folder(folder / "recordings")
+    return names | {
+        "__name__": "readme", "module": TwoLayers(), "other": TwoLayers(), "my_module": Reader(), "data": data, "theta": np.zeros(6),
+        "inputs": data.test.inputs, "lengths": data.test.lengths_N,
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_readme_runs(here):
+    names = what_the_readme_takes_for_granted(here)
+    run_pages(names, ROOT / "README.md")
+    # The matrices are such that the answers are known.
     assert abs(names["point"].parameters[0]) < 1e-10 and len(names["scan"].points) == 1
+    result = json.loads((here / "runs" / "all" / "scan.json").read_text())
+    assert len(result["points"]) == 1 and abs(complex(*result["points"][0]["parameters"][0])) < 1e-10
 
 
 def links(page):

@@ -40,4 +40,23 @@ def identity(of: Recipe) -> dict:
     return dataclasses.asdict(of)
 
 
-__all__ = ["RECIPES", "SIZES", "Recipe", "identity", "recipe"]
+__all__ = [
+    "RECIPES",
+    "SIZES",
+    "Recipe",
+    "attractors",
+    "averaging",
+    "cifar_policies",
+    "digits",
+    "identity",
+    "imdb_amount",
+    "imdb_architecture",
+    "imdb_piglatin",
+    "imdb_trajectory",
+    "landscape",
+    "recipe",
+    "reparameterize",
+    "semisupervised",
+    "sst2_architecture",
+    "valence",
+]

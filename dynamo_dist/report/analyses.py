@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dynamo_dist.report.contents import principal
 from dynamo_dist.report.figures import COLOURS, Axes, Figure, blank_axes, of_run, save, style
 
 # Networks whose fixed points are shown.
@@ -109,7 +110,9 @@ def _landscape(tables: dict[str, pa.Table]) -> Figure:
         rows = group == own
         axes.plot(_column(networks, "u")[rows], _column(networks, "v")[rows], "o", color=colour, label=own, markeredgecolor="w")
     best = np.array(grid["best"].to_pylist())
-    axes.plot(_column(grid, "u")[best], _column(grid, "v")[best], "*", color="w", markersize=12, markeredgecolor="k", label="best by labels")
+    axes.plot(
+        _column(grid, "u")[best], _column(grid, "v")[best], "*", color="w", markersize=12, markeredgecolor="k", label="best by labels"
+    )
     axes.plot(0, 0, "+", color="w", markersize=10, label="mean")
     axes.legend(frameon=True)
     return figure
@@ -173,12 +176,44 @@ def _memory(tables: dict[str, pa.Table]) -> Figure:
     return figure
 
 
+def _theta_path(tables: dict[str, pa.Table]) -> Figure:
+    """Fixed points of the meta-model on the way between two mean vectors by their first component, filled where stable, and bifurcations."""
+    path = tables["path"]
+    last = max(_column(path, "step").max(), 1)
+    at, component = _column(path, "at"), _column(path, "component_1")
+    stable = np.array(path["stable"].to_pylist())
+    figure, axes = blank_axes(xlabel="along the path", ylabel="component 1", xlim=(-0.5 / last, 1 + 0.5 / last))
+    axes.plot(at[stable], component[stable], "o", color=COLOURS[0], label="stable")
+    axes.plot(at[~stable], component[~stable], "o", color=COLOURS[1], markerfacecolor="none", label="unstable")
+    for place in _column(tables["bifurcations"], "at") if "bifurcations" in tables else ():
+        axes.axvline(place, color="#8c959f", linestyle=":")
+    axes.legend()
+    return figure
+
+
+def _trajectory(tables: dict[str, pa.Table]) -> Figure:
+    """Networks along their training, in the principal components of all points of the first meta-model; large where training ended."""
+    table = tables["trajectory"].filter(pc.equal(tables["trajectory"]["meta"], 0))
+    points, shares = principal(np.array(table["theta"].to_pylist()), 2)
+    path = _column(table, "path")
+    figure, axes = blank_axes(xlabel=f"component 1 ({100 * shares[0]:.0f} % of variance)", ylabel=f"component 2 ({100 * shares[1]:.0f} %)")
+    for own, colour in _by(path).items():
+        rows = points[path == own]
+        axes.plot(*rows.T, ".-", color=colour, linewidth=0.9)
+        axes.plot(*rows[-1], "o", color=colour, label=own)
+    if len(set(path)) <= len(COLOURS):
+        axes.legend(fontsize=7)
+    return figure
+
+
 FIGURES: dict[str, Callable[[dict[str, pa.Table]], Figure]] = {
     "similarity": _similarity,
     "averaging": _averaging,
     "landscape": _landscape,
     "semisupervised": _semisupervised,
     "fixed-points": _fixed_points,
+    "theta-path": _theta_path,
     "memory": _memory,
+    "trajectory": _trajectory,
     "reparameterize": _reparameterize,
 }

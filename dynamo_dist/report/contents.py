@@ -23,10 +23,12 @@ TABLES = {
     "landscape": ("landscape", "landscape_networks"),
     "semisupervised": ("semisupervised",),
     "fixed-points": ("points", "trajectories"),
+    "memory": ("memory",),
     "theta-path": ("path", "bifurcations"),
+    "trajectory": ("trajectory", "paths"),
     "reparameterize": ("copies",),
 }
-# Networks of a large population whose fixed points and trajectories, and whose curves, are on the page.
+# Networks of a large population whose fixed points, trajectories and memory kernels, and whose curves, are on the page.
 DETAILED, CURVES = 200, 2000
 # Of these columns the page has other uses than colour, or none.
 _OTHER = ("id", "theta", "curve", "stage_r2", "failed_at")
@@ -136,7 +138,11 @@ def _analysis(folder: Path, files: tuple[str, ...], ids: set[str]) -> dict[str, 
     tables = {name: table for name, table in tables.items() if len(table)}
     for name in set(tables) & {"points", "trajectories"}:
         tables[name] = tables[name].filter(pc.is_in(tables[name]["id"], pa.array(sorted(ids))))
-    return {name: {column: _numbers(table[column].to_pylist()) for column in table.column_names} for name, table in tables.items()}
+    found = {name: {column: _numbers(table[column].to_pylist()) for column in table.column_names} for name, table in tables.items()}
+    if "memory" in found:
+        for kernels in (found["memory"]["base_kernel"], found["memory"]["meta_kernel"]):
+            kernels[:] = [kernel if id in ids else None for id, kernel in zip(found["memory"]["id"], kernels, strict=True)]
+    return found
 
 
 def _numbers(values: Any) -> Any:

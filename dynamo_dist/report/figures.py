@@ -42,7 +42,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return files
 
 
-def blank_axes(**labels: str) -> tuple[Figure, Axes]:
+def blank_axes(**labels: Any) -> tuple[Figure, Axes]:
     """One figure with one set of axes."""
     figure = Figure()
     axes = figure.add_subplot()

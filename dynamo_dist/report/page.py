@@ -4,6 +4,7 @@ import html
 import json
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dynamo_dist.errors import InputError
@@ -138,6 +139,24 @@ def sections(shown: dict[str, Any]) -> str:
                 "Fixed points of the meta-model at zero input on the line between the mean vectors of two computations, and how many there are.",
             )
         )
+    if "memory" in analyses:
+        parts += ["<h2>Memory</h2>", _memory(analyses["memory"]["memory"])]
+        parts.append(
+            figure(
+                "memory",
+                "How much an input so many steps before the end counts in the answer, relative to the last one: solid the networks, "
+                "dashed the meta-model at their vectors, thick the selected network.",
+            )
+        )
+    if "trajectory" in analyses:
+        parts.append("<h2>Along training</h2>")
+        parts.append(
+            figure(
+                "trajectory",
+                "Networks at several moments of their training, joined in that order on the map of the networks; large where training ended.",
+            )
+        )
+        parts.append(_trajectory(analyses["trajectory"]["paths"]))
     if "reparameterize" in analyses:
         parts.append("<h2>Copies with other weights</h2>")
         parts.append(figure("copies", "Distance of exact copies from their originals, relative to the distance between computations."))
@@ -206,6 +225,34 @@ def _rows(columns: dict[str, list[Any]]) -> str:
     """A table as it is in the file."""
     shown = [[number(value) if isinstance(value, float) else value for value in row] for row in zip(*columns.values(), strict=True)]
     return table([name.replace("_", " ") for name in columns], shown)
+
+
+def _memory(memory: dict[str, list[Any]]) -> str:
+    rows = []
+    for computation in dict.fromkeys(memory["computation"]):
+        own = [place for place, name in enumerate(memory["computation"]) if name == computation]
+        # A rate of 0 is an infinite time constant, which the table of the analysis leaves empty.
+        rates = {which: median(memory[f"{which}_rate"][place] for place in own) for which in ("base", "meta")}
+        times = [f"{1 / rate:.2f} steps" if rate > 0 else "nothing is forgotten" for rate in rates.values()]
+        linear = min(memory[f"{which}_linear"][place] for which in ("base", "meta") for place in own)
+        rows.append([computation, len(own), *times, number(linear)])
+    return table(["computation", "networks", "time constant, median", "of the meta-model", "R² of the linear response, lowest"], rows) + (
+        '<p class="note">Answers regressed on the inputs before the end; the time constant is that of an exponential fitted to the kernel.</p>'
+    )
+
+
+def _trajectory(paths: dict[str, list[Any]]) -> str:
+    """Scores of every path; of chance those in a random order of the same points."""
+    rows = []
+    for place, name in enumerate(paths["path"]):
+        scores = [
+            f"{number(paths[score][place])} ({number(paths[f'{score}_shuffled'][place])}, p {number(paths[f'{score}_p'][place])})"
+            for score in ("length", "smoothness", "monotonicity")
+        ]
+        rows.append([name, paths["meta"][place], paths["points"][place], *scores])
+    return "<details><summary>Scores of every path, beside random orders of the same points</summary>" + (
+        table(["network", "meta-model", "points", "length (random, p)", "smoothness", "monotonicity"], rows) + "</details>"
+    )
 
 
 def _accuracy(result: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "triangle-down", "star"];
 const SYMBOLS_3D = ["circle", "square", "diamond", "cross", "x", "circle-open", "square-open", "diamond-open"];
 const MANY = 500; // points from which WebGL draws
+const HUGE = 2000; // points from which it draws circles as long as there are colours, and no more pixels than the screen has: in software, moving a map of 10,000
+// points with other symbols takes twice as long, and with the default, twice as many pixels each way, 3 to 4 times.
 const LEVELS = 24; // values of a text column that have a colour of their own
 const PAGE = 25; // rows of the table of networks at a time
 
@@ -142,7 +144,7 @@ function figure(name, describe, controls = []) {
   made.draw = () => {
     if (!made.visible) return;
     const { traces, layout } = describe();
-    Plotly.react(plot, traces, layoutOf(layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    Plotly.react(plot, traces, layoutOf(layout), { responsive: true, displaylogo: false, displayModeBar: false, plotGlPixelRatio: COUNT > HUGE ? devicePixelRatio : 2 });
     if (!made.ready) { made.ready = true; made.onready(); }
   };
   const picture = (format) => Plotly.downloadImage(plot, { format, filename: name, width: plot.clientWidth, height: plot.clientHeight, scale: 2 });
@@ -203,7 +205,7 @@ function hover(place) {
 function describeMap() {
   const flat = state.dimensions === "2";
   const type = flat ? (COUNT > MANY ? "scattergl" : "scatter") : "scatter3d";
-  const size = (flat ? 9 : 4) - (COUNT > 2000 ? 3 * (flat ? 1 : 0.5) : 0);
+  const size = (flat ? 9 : 4) - (COUNT > HUGE ? 3 * (flat ? 1 : 0.5) : 0);
   const trace = (own, more) => ({
     type, mode: "markers", x: own.map((place) => networks.components[place][0]), y: own.map((place) => networks.components[place][1]),
     ...(flat ? {} : { z: own.map((place) => networks.components[place][2]) }), customdata: own, text: own.map(hover),
@@ -215,9 +217,10 @@ function describeMap() {
   if (column?.levels) {
     const level = (place) => Math.min(column.codes[place], LEVELS);
     const symbols = flat ? SYMBOLS : SYMBOLS_3D;
+    const symbol = (code) => symbols[(COUNT > HUGE ? Math.floor(code / PALETTE.length) : code) % symbols.length];
     traces = unique(every.map(level)).sort((a, b) => a - b).map((code) => trace(every.filter((place) => level(place) === code), {
       name: plain(code === LEVELS ? "others" : column.levels[code] || "none"),
-      marker: { size, opacity: 0.85, color: code === LEVELS ? "#999999" : PALETTE[code % PALETTE.length], symbol: symbols[code % symbols.length] },
+      marker: { size, opacity: 0.85, color: code === LEVELS ? "#999999" : PALETTE[code % PALETTE.length], symbol: symbol(code) },
     }));
   } else {
     const bar = { title: { text: words(state.colour), side: "right" }, thickness: 12, outlinewidth: 0 };
@@ -275,7 +278,7 @@ function step(event) {
 
 function select(place) {
   state.selected = place;
-  redraw("map", "points", "curves");
+  redraw("map", "points", "memory", "curves");
   describeNetwork();
 }
 
@@ -616,6 +619,63 @@ function makePath() {
   if (bifurcations?.at.length) place.append(rows(["bifurcation", "at"], bifurcations.kind.map((kind, k) => [kind, format(bifurcations.at[k])])));
 }
 
+// Joins lists into one trace: a gap after each.
+const joined = (lists) => lists.flatMap((list) => [...list, null]);
+
+function makeMemory() {
+  const { memory } = analyses.memory ?? {};
+  if (!memory) return;
+  const computations = unique(memory.computation), all = "all";
+  let computation = all;
+  const drawn = places(memory.id.length, (k) => memory.base_kernel[k]);
+  const relative = (kernel) => kernel.map((value) => (kernel[0] ? value / kernel[0] : value));
+  figure("memory", () => {
+    const chosen = drawn.filter((k) => computation === all || memory.computation[k] === computation);
+    const line = (own, which, more) => ({
+      type: COUNT > MANY ? "scattergl" : "scatter", mode: "lines", x: joined(own.map((k) => memory[`${which}_kernel`][k].map((_, lag) => lag))),
+      y: joined(own.map((k) => relative(memory[`${which}_kernel`][k]))),
+      text: joined(own.map((k) => memory[`${which}_kernel`][k].map(() => `${plain(memory.id[k])}<br>${which === "base" ? "network" : "meta-model"}, time constant ${format(memory[`${which}_time_constant`][k])} steps`))),
+      hovertemplate: "%{text}<extra></extra>", ...more,
+    });
+    const dash = { base: "solid", meta: "dash" };
+    const traces = computations.flatMap((name, number) => {
+      const own = chosen.filter((k) => memory.computation[k] === name), color = PALETTE[number % PALETTE.length];
+      return own.length ? ["base", "meta"].map((which) => line(own, which, {
+        name: `${plain(name)}, ${which === "base" ? "networks" : "meta-model"}`, opacity: 0.6, line: { color, width: 1, dash: dash[which] } })) : [];
+    });
+    const selected = chosen.filter((k) => memory.id[k] === networks.ids[state.selected]);
+    if (selected.length) traces.push(...["base", "meta"].map((which) => line(selected, which, { name: "selected", showlegend: which === "base", line: { color: theme.ink, width: 2.5, dash: dash[which] } })));
+    const { base_kernel: base, meta_kernel: meta, ...scalars } = take(memory, chosen);
+    const lags = (kernels, name) => Object.fromEntries((kernels[0] ?? []).map((_, lag) => [`${name}_kernel_${lag}`, kernels.map((kernel) => kernel[lag])]));
+    return { traces, layout: { xaxis: axis("steps before the end"), yaxis: axis("response, relative to the last input") }, table: { ...scalars, ...lags(base, "base"), ...lags(meta, "meta") } };
+  }, computations.length > 1 ? [choice("Computation", [all, ...computations], computation, (value) => { computation = value; redraw("memory"); })] : []);
+}
+
+function makeTrajectory() {
+  const { trajectory } = analyses.trajectory ?? {};
+  if (!trajectory || !networks.theta) return;
+  // The map is of the first meta-model; its points are those of the paths.
+  const own = where(trajectory, { meta: 0 });
+  const [x, y] = [0, 1].map((k) => own.network.map((id) => networks.components[placeOf.get(id)][k]));
+  const label = own.path.map((id) => valueOf("computation", placeOf.get(id)) ?? valueOf("group", placeOf.get(id)));
+  const type = COUNT > MANY ? "scattergl" : "scatter";
+  figure("trajectory", () => {
+    const traces = [{ type, mode: "markers", name: "all networks", x: networks.components.map((c) => c[0]), y: networks.components.map((c) => c[1]), marker: { size: 5, color: theme.soft, opacity: 0.3 }, hoverinfo: "skip" }];
+    unique(label).forEach((name, number) => {
+      const paths = unique(own.path.filter((_, k) => label[k] === name)).map((path) => places(own.path.length, (k) => own.path[k] === path));
+      const sizes = paths.map((path) => path.map((_, k) => (k === path.length - 1 ? 10 : 4)));
+      traces.push({
+        type, mode: "lines+markers", name: plain(name), x: joined(paths.map((path) => path.map((k) => x[k]))), y: joined(paths.map((path) => path.map((k) => y[k]))),
+        text: joined(paths.map((path) => path.map((k) => `${plain(own.network[k])}<br>${own.epochs[k]} epochs`))), hovertemplate: "%{text}<extra></extra>",
+        line: { color: PALETTE[number % PALETTE.length], width: 1.3 }, marker: { size: joined(sizes), color: PALETTE[number % PALETTE.length] },
+      });
+    });
+    const { theta, ...facts } = own;
+    const title = (k) => `component ${k + 1} (${Math.round(100 * networks.shares[k])} % of variance)`;
+    return { traces, layout: { xaxis: axis(title(0)), yaxis: axis(title(1)) }, table: { ...facts, component_1: x, component_2: y } };
+  });
+}
+
 function makeCopies() {
   if (!analyses.reparameterize) return;
   const { measure, ratio } = analyses.reparameterize.copies;
@@ -653,6 +713,12 @@ function makeTraining() {
   });
 }
 
+// Pictures that jordan-dist has drawn can be had too: those for light.
+for (const { src, parentElement } of document.querySelectorAll("figure img.light")) {
+  const downloads = parentElement.querySelector(".downloads");
+  downloads.append(element("a", { href: src, download: downloads.firstChild.download.replace("csv", "svg") }, "SVG"));
+}
+
 // ---- theme and printing -------------------------------------------------------------------------------------------------------
 
 const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
@@ -686,5 +752,7 @@ makeLandscape();
 makeSemisupervised();
 makePoints();
 makePath();
+makeMemory();
+makeTrajectory();
 makeCopies();
 makeTraining();

@@ -11,6 +11,10 @@ COMPUTATIONS = ("perfect", "leaky", "leaky")
 DIMENSIONS = 4
 # Kind, stability and place of the fixed and slow points of every network.
 POINTS = (("fixed", True, -1.0), ("fixed", True, 1.0), ("fixed", False, 0.0), ("slow", True, 0.5))
+# Time constants of the networks and of the meta-model by computation (None: nothing is forgotten), and steps of a kernel.
+MEMORY, LAGS = {"perfect": (None, 40.0), "leaky": (4.0, 5.0)}, 8
+# Every third network is the one before it some epochs later.
+EPOCHS = (1, 2, 4, 8)
 # Step of the path from which there are two stable points and not one.
 FORK = 6
 
@@ -91,7 +95,7 @@ def _analyses(table, theta, rng):
     }  # fmt: skip
     u, v = (axis.ravel() for axis in np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-2, 2, 5), indexing="ij"))
     landscape = {"task": ["label"] * 25, "u": u, "v": v, "test": 1 - u**2 / 4 - v**2 / 8, "labelled": 1 - u**2, "best": (u == 0) & (v == 0)}
-    circles = {"task": ["label"] * count, "id": ids, "u": theta[:count, 0], "v": theta[:count, 1]}
+    circles = {"task": ["label"] * count, "id": ids, "group": table["group"][:count], "u": theta[:count, 0], "v": theta[:count, 1]}
     circles |= {name: [0.9] * count for name in ("base", "meta", "projected")}
     points = [
         {
@@ -111,7 +115,27 @@ def _analyses(table, theta, rng):
         }
         for step in range(11) for x in ((-1.0, 1.0) if step >= FORK else (0.0,))
     ]  # fmt: skip
+    lag = np.arange(LAGS)
+    rates = np.array([[0 if time is None else 1 / time for time in MEMORY[name]] for name in table["computation"][:count]])
+    memory = {"id": ids, "computation": table["computation"][:count]}
+    for side, name in enumerate(("base", "meta")):
+        memory |= {
+            f"{name}_time_constant": [None if not rate else 1 / rate for rate in rates[:, side]],
+            f"{name}_rate": rates[:, side],
+            f"{name}_linear": [0.75] * count,
+            f"{name}_kernel": (2 * np.exp(-rates[:, side, None] * lag)).tolist(),
+        }
+    along = range(0, min(count, len(GROUPS) * len(EPOCHS)), len(GROUPS))
+    trained = [
+        {"meta": meta, "path": ids[along[-1]], "network": ids[place], "epochs": epochs, "theta": theta[place].tolist()}
+        for meta in (0, 1) for place, epochs in zip(along, EPOCHS, strict=False)
+    ]  # fmt: skip
+    scores = {"meta": [0, 1], "path": [ids[along[-1]]] * 2, "points": [len(along)] * 2}
+    for name in ("length", "smoothness", "monotonicity"):
+        scores |= {name: [1.25, 1.5], f"{name}_shuffled": [2.0, 2.5], f"{name}_p": [0.01, 0.02]}
     return {
+        "memory": {"memory": memory},
+        "trajectory": {"trajectory": _by_column(trained), "paths": scores},
         "similarity": {"measures": measures, "coordinates": coordinates},
         "landscape": {"landscape": landscape, "landscape_networks": circles},
         "averaging": {

@@ -137,15 +137,15 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
     commands = parser()._subparsers._group_actions[0].choices
     flags = {name: sorted(f for action in p._actions for f in action.option_strings if f.startswith("--")) for name, p in commands.items()}
     assert flags == {
-        "run": ["--address", "--data", "--help", "--json", "--out", "--overwrite", "--resume", "--seeds", "--size", "--workers"],
-        "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--resume", "--seed", "--workers"],
+        "run": ["--address", "--data", "--help", "--json", "--out", "--overwrite", "--quiet", "--resume", "--seeds", "--size", "--workers"],
+        "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--quiet", "--resume", "--seed", "--workers"],
         "import": ["--data", "--help", "--out"],
         "embed": [
-            "--activations", "--address", "--fully-shard", "--help", "--json", "--out", "--overwrite", "--precision", "--resume", "--set",
+            "--activations", "--address", "--fully-shard", "--help", "--json", "--out", "--overwrite", "--precision", "--quiet", "--resume", "--set",
             "--skip-failed", "--sweep", "--tensorboard", "--workers",
         ],
         "import-data": ["--help", "--out"],
-        "analyze": ["--address", "--all", "--help", "--json", "--workers"],
+        "analyze": ["--address", "--all", "--help", "--json", "--quiet", "--workers"],
         "report": ["--help"],
         "recipes": ["--help"],
     }  # fmt: skip

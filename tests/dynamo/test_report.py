@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from report_folder import GROUPS, write_run
+from report_folder import GROUPS, LAGS, MEMORY, write_run
 
 from dynamo_dist import InputError
 from dynamo_dist.report import contents, page, write_report
+from dynamo_dist.report.analyses import FIGURES, write_figures
 from dynamo_dist.report.contents import CURVES, DETAILED
 
 
@@ -47,6 +48,9 @@ def test_a_large_population_is_shown_in_part(tmp_path):
     points = contents(tmp_path / "run")["analyses"]["fixed-points"]["points"]
     every = pq.read_table(tmp_path / "run" / "analysis" / "fixed-points" / "points.parquet").num_rows
     assert 0 < len(points["id"]) < every and CURVES > DETAILED
+    memory = contents(tmp_path / "run")["analyses"]["memory"]["memory"]
+    assert set(points["id"]) == {id for id, kernel in zip(memory["id"], memory["meta_kernel"], strict=True) if kernel}
+    assert len(memory["id"]) == len(memory["base_rate"]) > len(set(points["id"]))
 
 
 def test_curves_of_unlike_length_are_averaged_where_they_are(tmp_path):
@@ -63,6 +67,17 @@ def test_components_are_principal(tmp_path):
     assert np.var(networks["components"], axis=0, ddof=1) == pytest.approx(variances[:3], rel=1e-4)
     assert networks["shares"] == pytest.approx(variances[:3] / variances.sum(), rel=1e-4)
     assert networks["constant"] == {"batch": 32} and networks["columns"]["group"]["levels"] == list(GROUPS)
+
+
+def test_every_analysis_has_its_figures_for_papers(tmp_path):
+    write_run(tmp_path / "run", 30)
+    written = {path.relative_to(tmp_path / "run" / "analysis") for path in write_figures(tmp_path / "run") if "analysis" in path.parts}
+    assert {str(path) for path in written} == {f"{name}/{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "pdf")}
+    tables = {path.stem: pq.read_table(path) for path in (tmp_path / "run" / "analysis" / "memory").glob("*.parquet")}
+    leaky = FIGURES["memory"](tables).axes[1]
+    drawn = [line.get_ydata() for line in leaky.lines if len(line.get_ydata())]
+    for time_constant in MEMORY["leaky"]:
+        assert any(np.allclose(y, np.exp(-np.arange(LAGS) / time_constant)) for y in drawn)
 
 
 def test_the_page_goes_between_other_fragments(tmp_path):

@@ -1,39 +1,24 @@
 """The page of a run in a real browser: headless Chromium with software rendering, driven by Selenium."""
 
-import csv
 import json
 import math
-import shutil
 import time
 
 import numpy as np
 import pytest
-from report_folder import COMPUTATIONS, FORK, GROUPS, write_run
+from browser import By, downloaded, errors, find, start, wait, webdriver
+from report_folder import COMPUTATIONS, EPOCHS, FORK, GROUPS, LAGS, MEMORY, write_run
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from dynamo_dist.report import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'dynamo-jordan[test]'")
-if not (shutil.which("chromium") and shutil.which("chromedriver")):
-    pytest.skip("no chromium here: apt-get install chromium chromium-driver", allow_module_level=True)
-
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select  # noqa: E402
-
-SWITCHES = ("--headless", "--no-sandbox", "--disable-background-networking", "--enable-unsafe-swiftshader", "--window-size=1400,1000")
 NETWORKS = 60
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for switch in SWITCHES:
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    driver.downloads = tmp_path_factory.mktemp("downloads")
-    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(driver.downloads)})
+    driver = start(tmp_path_factory.mktemp("downloads"))
     yield driver
     driver.quit()
 
@@ -56,19 +41,6 @@ def opened(browser, path):
     browser.get(path.as_uri())
     wait(lambda: browser.execute_script("return document.querySelector('[data-figure=map] .plot').data !== undefined"))
     return browser
-
-
-def wait(condition, seconds=20):
-    """The first true value of `condition`."""
-    ends = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < ends, "the page did not get there in time"
-        time.sleep(0.02)
-    return found
-
-
-def find(page, selector):
-    return page.find_element(By.CSS_SELECTOR, selector)
 
 
 def plot(page, name, expression):
@@ -111,19 +83,6 @@ def alone(page, first):
 def chosen(page):
     """Name of the network beside the map."""
     return find(page, "#network h3").text
-
-
-def downloaded(page, name):
-    path = page.downloads / name
-    wait(path.exists)
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    path.unlink()
-    return rows
-
-
-def errors(page):
-    return [line["message"] for line in page.get_log("browser") if line["level"] == "SEVERE"]  # not the hints of WebGL on performance
 
 
 def test_loads_alone_and_without_errors(page, made):
@@ -206,6 +165,38 @@ def test_the_slider_goes_along_the_path(page):
     assert said.text == "0.6 of the way: 2 stable, 0 unstable"
     assert plot(page, "path", "gd.data.find((trace) => trace.name === 'stable').x") == [-1, 1]
     assert "pitchfork 0.55" in find(page, "[data-figure=path]").text
+
+
+def test_kernels_of_every_computation(page, made):
+    _, table = made
+    decays = "gd.data.map((trace) => [trace.name, trace.line.dash, trace.y.slice(0, 9)])"
+    control(page, "memory", "Computation").select_by_visible_text("leaky")
+    found = {name: (dash, y) for name, dash, y in plot(page, "memory", decays)}
+    for name, dash, time_constant in zip(("leaky, networks", "leaky, meta-model"), ("solid", "dash"), MEMORY["leaky"], strict=True):
+        assert found[name][0] == dash and found[name][1][LAGS] is None  # a gap before the next network
+        assert found[name][1][:LAGS] == pytest.approx(np.exp(-np.arange(LAGS) / time_constant), rel=1e-4)
+    assert "perfect, networks" not in found and "selected" not in found  # the selected network is the first, which is perfect
+    said = page.execute_script(
+        "return [...document.querySelectorAll('h2')].find((h) => h.textContent === 'Memory').nextElementSibling.innerText"
+    )
+    assert "perfect\t4\tnothing is forgotten\t40.00 steps" in said and "leaky\t8\t4.00 steps\t5.00 steps" in said
+    find(page, "[data-figure=memory] [data-download=csv]").click()
+    rows = downloaded(page, "memory.csv")
+    assert [row["id"] for row in rows] == [id for id, name in zip(table["id"][:12], table["computation"], strict=False) if name == "leaky"]
+    assert [float(rows[0][f"base_kernel_{lag}"]) for lag in range(LAGS)] == pytest.approx(2 * np.exp(-np.arange(LAGS) / 4), rel=1e-4)
+
+
+def test_training_is_a_line_over_the_map(page, made):
+    _, table = made
+    places = [0, 3, 6, 9]
+    name, x, y = plot(page, "trajectory", "[gd.data[1].name, gd.data[1].x, gd.data[1].y]")
+    assert name == table["computation"][0] and x[-1] is None
+    assert np.column_stack([x[:-1], y[:-1]]) == pytest.approx(components(page)[places, :2])
+    find(page, "[data-figure=trajectory] [data-download=csv]").click()
+    rows = downloaded(page, "trajectory.csv")
+    assert [(row["network"], int(row["epochs"])) for row in rows] == [
+        (table["id"][place], e) for place, e in zip(places, EPOCHS, strict=True)
+    ]
 
 
 def test_numbers_behind_figures_are_downloaded(page, made):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -413,17 +415,57 @@ def test_help_has_an_example(capsys):
 def test_all_flags():
     commands = next(a for a in parser()._actions if a.dest == "command").choices
     flags = {name: sorted(f for a in p._actions for f in a.option_strings) for name, p in commands.items()}
-    of_files = ["--B", "--dA", "--dB", "--format", "--help", "--json", "--out", "--overwrite", "--resume", "--size", "--target", "-h"]
+    of_files = "--B --dA --dB --format --help --json --out --overwrite --quiet --resume --size --target -h".split()
     assert flags == {
         "bench": ["--grid", "--help", "--methods", "--repeat", "-h"],
         "chain": sorted([*of_files, "--known"]),
         "ep": sorted([*of_files, "--start", "--window"]),
-        "example": ["--ep", "--grid", "--help", "--json", "--out", "--overwrite", "--parameters", "--resume", "--round", "-h"],
+        "example": ["--ep", "--grid", "--help", "--json", "--out", "--overwrite", "--parameters", "--quiet", "--resume", "--round", "-h"],
         "plan": ["--calibration", "--dim", "--help", "--json", "--n", "--ranks", "-h"],
         "report": ["--help", "-h"],
-        "scan": ["--B", "--dA", "--dB", "--group", "--help", "--json", "--out", "--overwrite", "--target", "--window", "-h"],
+        "scan": ["--B", "--dA", "--dB", "--group", "--help", "--json", "--out", "--overwrite", "--quiet", "--target", "--window", "-h"],
         "verify": ["--help", "--json", "--out", "--overwrite", "-h"],
     }
+
+
+def on_a_terminal(*words):
+    """What the command shows on a terminal, its standard output, which is a pipe, and its status."""
+    ours, theirs = pty.openpty()
+    own = environment(TERM="xterm-256color", COLUMNS="100")
+    command = [sys.executable, "-m", "jordan_dist.cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=own) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not part:
+                break
+            shown += part
+        out = process.stdout.read()
+    os.close(ours)
+    return shown.decode(), out, process.returncode
+
+
+def test_residuals_on_a_terminal_and_in_a_pipe(tmp_path, capsys):
+    words = ["example", "planted-block", "--ep", "--out"]
+    shown, out, status = on_a_terminal(*words, tmp_path / "a")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert status == 0 and out == f"{tmp_path / 'a' / 'result.json'}\n"
+    assert plain != shown and "\u2501" in plain and re.search(r"step 1: \|delta\| \S+, residual", plain)
+    assert main([*words, str(tmp_path / "b")]) == 0
+    told = capsys.readouterr().err
+    assert "\x1b" not in told and "\r" not in told and told.isascii()
+    assert len(re.findall(r"^step \d+: \|delta\|", told, flags=re.M)) == len(re.findall(r"step \d+: \|delta\|", plain))
+    # One screen at the end: what was found, where it lies, what to do next.
+    end = told[told.rindex("\n\n") :]
+    assert "0.2 - 0.1" in end and "0.7 + 0.3" in end and "one Jordan block" in end
+    assert "next" in end and f"jordan_dist.io.load_chain('{tmp_path / 'b'}')" in end
+    assert main([*words, str(tmp_path / "c"), "--quiet", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and json.loads(captured.out.splitlines()[-1])["verdict"] == "block"
 
 
 def test_page_is_written_again(alone, tmp_path, capsys):

@@ -1,12 +1,15 @@
 """The page of a run."""
 
+import csv
 import json
+import urllib.parse
 from html.parser import HTMLParser
+from io import StringIO
 
 import numpy as np
 import pytest
 
-from jordan_dist import io, report
+from jordan_dist import io, report, verify
 
 pytest.importorskip("matplotlib")
 
@@ -18,7 +21,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.images, self.text, self.classes = [], [], [], [], set()
+        self.open, self.tags, self.images, self.links, self.text, self.classes = [], [], [], [], [], set()
         self.feed(text)
         assert not self.open
 
@@ -28,6 +31,8 @@ class Page(HTMLParser):
         self.classes |= set(values.get("class", "").split())
         if tag == "img":
             self.images.append(values["src"])
+        if tag == "a":
+            self.links.append((values["download"], values["href"]))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -89,8 +94,8 @@ def test_sections_are_an_embeddable_fragment(folder):
     text = report.sections(folder())
     page = Page(text)
     assert not {"html", "body", "style", "script", "svg", "link"} & set(page.tags)
-    assert {"figure-row", "facts"} == page.classes
-    assert len(page.images) == 4  # two modes, the search, the splitting
+    assert {"figure-row", "facts", "scroll", "downloads", "light", "dark"} == page.classes
+    assert len(page.images) == 10  # two modes, the spectrum, the splitting, the search; each for light and dark
     assert all(src.startswith("data:image/") for src in page.images)
     assert "b" not in page.tags  # the title is text
     assert "Two <b>guides</b> & co" in page.text
@@ -105,7 +110,7 @@ def test_page_is_self_contained(folder):
     assert path.name == "report.html"
     assert text.startswith("<!DOCTYPE html>")
     Page(text)
-    assert "http" not in text.replace("http://www.w3.org", "")
+    assert "http" not in text.replace("http-equiv", "")
 
 
 @pytest.mark.parametrize("verdict", ["semisimple", "not-defective"])
@@ -118,6 +123,73 @@ def test_no_chain_no_chain_residuals(folder, verdict):
     words = " ".join(Page(report.sections(where)).text)
     assert "Jordan vector j1" not in words
     assert report.VERDICTS[verdict] in words
+
+
+def numbers(page, name):
+    """The rows of the CSV file behind a figure."""
+    address = next(href for file, href in page.links if file == f"{name}.csv")
+    assert address.startswith("data:text/csv;charset=utf-8,")
+    return list(csv.DictReader(StringIO(urllib.parse.unquote(address.partition(",")[2]))))
+
+
+def test_numbers_behind_the_figures(folder):
+    where = folder()
+    page = Page(report.sections(where))
+    assert [name for name, _ in page.links] == ["mode-0.csv", "mode-1.csv", "spectrum.csv", "splitting.csv", "search.csv"]
+    modes = np.load(where / io.MODES)["modes"]
+    for i in range(2):
+        shown = [[float(value) for name, value in row.items() if name != "i"] for row in numbers(page, f"mode-{i}")]
+        assert np.array(shown) == pytest.approx(modes[i], rel=5e-3)
+    rows = numbers(page, "spectrum")
+    seen = [complex(float(row["re"]), float(row["im"])) for row in rows if row["what"] == "eigenvalue"]
+    assert seen == [35.3 + 0.02j, 35.3 - 0.02j, 35.3, 35.3]
+    # The branches are those of the root: from the first pencil, 5e-4 below the point, to as far above it.
+    for row in rows:
+        if row["what"] == "branch":
+            value = complex(float(row["re"]), float(row["im"])) - (35.3 + 0.1j)
+            assert value**2 == pytest.approx(-1.2 * -5e-4 * float(row["t"]), abs=1e-12)
+    (row,) = numbers(page, "splitting")
+    assert float(row["c_t"]) == pytest.approx(6e-4) and float(row["spread"]) == pytest.approx(0.02)
+    assert float(row["predicted"]) == pytest.approx(6e-4**0.5)
+    steps = numbers(page, "search")
+    assert [float(row["gamma_re"]) for row in steps] == [0.0045, 0.005] and [row["sweeps"] for row in steps] == ["0", "5"]
+
+
+def test_a_chain_without_a_search_has_its_spectrum(folder):
+    where = folder(mode="chain", order=2, step=[5e-4], eigenvalues=[35.3 + 0.02j, 35.3 - 0.02j], gap=0.05)
+    data = json.loads((where / io.RESULT).read_text())
+    del data["history"]
+    io.write_json(where / io.RESULT, data)
+    page = Page(report.sections(where))
+    rows = numbers(page, "spectrum")
+    assert sum(row["what"] == "eigenvalue" for row in rows) == 2 and "search.csv" not in dict(page.links)
+
+
+def test_page_of_a_scan(tmp_path):
+    point = {"parameters": [[0.1, -0.2]], "eigenvalue": [1.0, 2.0], "subspace_residual": 1e-15, "backward_error": 1e-14}
+    scan = {
+        "program": "jordan-dist", "mode": "scan", "name": "A0.npy", "window": [[[-1, -1]], [[1, 1]]], "count": 3, "complete": False,
+        "points": [point | {"loop": 0.1}, point | {"parameters": [[0.3, 0.0]], "loop": None}], "unresolved": [[[0.5, 0.5]]],
+        "seconds": {"total": 1.0}, "versions": {"python": "3"},
+    }  # fmt: skip
+    io.write_json(tmp_path / io.SCAN_FILES[0], scan)
+    page = Page(report.write_page(tmp_path).read_text())
+    words = " ".join(page.text)
+    assert "2 exceptional point(s) in the window; the discriminant winds 3 times" in words and "no loop certifies it" in words
+    assert [(float(row["x"]), float(row["y"])) for row in numbers(page, "window")] == [(0.1, -0.2), (0.3, 0.0)]
+
+
+def test_page_of_a_measurement_of_errors(tmp_path):
+    cases = [verify.measure(2, False, False, False, n=12)]
+    result = {"program": "jordan-dist", "mode": "verify", "passed": True, "seconds": {"total": 1.0}, "versions": {"python": "3"}}
+    result |= {"cases": [vars(case) | {"name": case.name, "passed": case.passed} for case in cases]}
+    io.write_json(tmp_path / io.VERIFY_FILES[0], result)
+    page = Page(report.write_page(tmp_path).read_text())
+    rows = [row for row in numbers(page, "errors-2") if row["method"] == "first" and row["quantity"] == "j1"]
+    assert [float(row["error"]) for row in rows] == list(cases[0].errors["first"]["j1"])
+    # Errors of first order, measured at distances a factor of ten apart.
+    slope = np.polyfit(*np.log([[float(row[name]) for row in rows[:5]] for name in ("distance", "error")]), 1)[0]
+    assert slope == pytest.approx(1, abs=0.1) and f"j1 {cases[0].slopes['first']['j1']:.3g}" in " ".join(page.text)
 
 
 def test_folder_without_a_run(tmp_path):

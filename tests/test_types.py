@@ -1,0 +1,17 @@
+"""The packages are typed: a program that uses them passes the strictest check without a cast."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_use_of_the_public_interface_is_typed(tmp_path):
+    pytest.importorskip("mypy", reason="mypy is not installed: pip install 'dynamo-jordan[test]'")
+    root = Path(__file__).parents[1]
+    # Of the packages their annotations alone are read, as they are of what is installed.
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "--cache-dir", str(tmp_path), "tests/typed_use.py"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
