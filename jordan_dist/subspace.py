@@ -297,6 +297,7 @@ def refine(
         idle = 0 if residual < 0.7 * best else idle + 1
         best = min(best, residual)
         settled = idle >= 3 and residual <= 1e3 * floor  # no longer falling: rounding, if it is anywhere near that
+        log.info("sweep %d: residual %.1e", sweep, residual)
         pair = DeflatingPair(X, Y, M, float(residual), float(10 * rounding * backend.norm(Y)), others)
         if each is not None:
             each(pair)
