@@ -2,7 +2,8 @@
 
 | what happened | what is done |
 | --- | --- |
-| worker died | the chunk is given to another, `ATTEMPTS` times in all; then as for an error |
+| worker died, or hung and was ended | the chunk is given to another, `jobs.ATTEMPTS` times in all; then as for an error |
+| machine lost | the same, `jobs.NODE_ATTEMPTS` times |
 | out of memory | the chunk is halved |
 | error | the chunk is halved until the network that causes it is alone; that one is recorded as failed, its neighbours are trained |
 | gradient not finite | the network is frozen and recorded, inside the stack; nothing is tried again |
@@ -15,12 +16,12 @@ Halving changes the stack that a network is trained in, and so its result by rou
 import json
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dynamo_dist.errors import InputError
-from dynamo_dist.jobs import ATTEMPTS, LOST, STORAGE, Failure, JobFailed, Runner
+from dynamo_dist.jobs import STORAGE, Failure, JobFailed, Losses, Runner
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.store import Population
 from dynamo_dist.population.work import commit_failure, train_and_commit
@@ -54,10 +55,10 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
     # Longest first, so that the last ones to end are short.
     chunks.sort(key=lambda chunk: -population.plan.cost(chunk))
     queue = deque((path, chunk) for chunk in chunks)
-    lost: Counter[Chunk] = Counter()
+    losses = Losses()
     told = -math.inf
     with follow(lambda: _progress(population, count)):
-        for (_, chunk), result in runner.run(work, queue):
+        for (_, chunk), result in runner.run(work, queue, sign=lambda job: notes / f"{job[1].first}.json"):
             (notes / f"{chunk.first}.json").unlink(missing_ok=True)
             if not isinstance(result, Failure):
                 population.record(result, chunk)
@@ -72,12 +73,10 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
             where = f"networks {population.specs.ids[population.plan.order[chunk.first]]!r}, ... ({chunk.networks})"
             if result.kind == STORAGE:
                 raise InputError(f"{population.path} cannot be written ({result.message}): make room, and continue with --resume")
-            if result.kind == LOST:
-                lost[chunk] += 1
-                if lost[chunk] < ATTEMPTS:
-                    say(f"a worker died while it trained {where}; they are tried again ({lost[chunk] + 1} of {ATTEMPTS})")
-                    queue.append((path, chunk))
-                    continue
+            if turn := losses.again(chunk, result):
+                say(f"{result.message}; {where} are tried again ({turn})")
+                queue.append((path, chunk))
+                continue
             if chunk.networks > 1:
                 say(f"{result.kind}: {where} are tried again in two halves ({result.message})")
                 queue.extend((path, half) for half in chunk.halves())

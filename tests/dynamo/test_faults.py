@@ -189,7 +189,8 @@ def test_killed_and_exiting_workers_on_ray(valence, population, tmp_path, capsys
             train_remaining(store, runtime, work=functools.partial(_killed_at, iteration, str(tmp_path / f"marker-{iteration}")))
             assert_same(store.path, population.path)
             assert (tmp_path / f"marker-{iteration}").exists()
-            assert "they are tried again (2 of 3)" in capsys.readouterr().err
+            told = capsys.readouterr().err
+            assert " died; networks " in told and "are tried again (2 of 3)" in told
         store = fresh(tmp_path / "exit", valence)
         train_remaining(store, runtime, work=functools.partial(_exits_with, POISON))
         assert_same(store.path, population.path, but=[POISON], bitwise=False)
