@@ -16,13 +16,14 @@ from pathlib import Path
 class Raylets:
     """`address` and `token` of the cluster; `logs`: the folder of its logs; nodes are numbered, 0 is the head."""
 
-    def __init__(self, *cpus: int) -> None:
+    def __init__(self, *cpus: int, **settings: str) -> None:
+        """`cpus`: of every node; `settings`: Ray's own, `RAY_...`."""
         self.token = secrets.token_hex(32)
-        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0"}
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0", **settings}
         command = [sys.executable, __file__, *map(str, cpus)]
         # The processes of the nodes outlive this one where it is killed: they are ended as one group.
         self.process = subprocess.Popen(
-            command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+            command, env=os.environ | self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         told = self._answer()
         self.address, self.logs = told["address"], Path(told["logs"])
@@ -38,6 +39,10 @@ class Raylets:
         """SIGKILL of a node's raylet; its workers end with it."""
         os.kill(self.raylets[node], signal.SIGKILL)
 
+    def kill_all(self) -> None:
+        """SIGKILL of every process of the cluster, the head's too."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+
     def replace(self, node: int) -> None:
         """A fresh node in the place of one whose raylet was killed."""
         self.process.stdin.write(f"{node}\n")
@@ -45,11 +50,12 @@ class Raylets:
         self.raylets[node] = self._answer()["raylet"]
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=60)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            self.kill_all()
         self.process.wait()
         self.process.stdout.close()
 
