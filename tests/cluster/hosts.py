@@ -1,8 +1,10 @@
 """Separate hosts on this machine: namespaces with processes, a host name and folders of Ray's and shared memory of their own, joined by
 pairs of virtual interfaces over a bridge. What they share is the file system, as nodes of a cluster do. Needs root."""
 
+import contextlib
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -115,3 +117,33 @@ class Hosts:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def ray_on(network, **environment):
+    """Ray on these hosts, one core each, the head none; gives the address."""
+    head = network["head"]
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats", "--object-store-memory=200000000"]
+    started = []
+    try:
+        for host in network:
+            own = ["--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false"] if host is head else ["--num-cpus=1"]
+            own += [] if host is head else [f"--address={head.address}:6379"]
+            command = [*host.inside, *ray, *own, f"--node-ip-address={host.address}"]
+            started.append(subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            if host is head:
+                answers = f"import socket; socket.create_connection(('{head.address}', 6379), timeout=1)"
+                deadline = time.monotonic() + 60
+                while subprocess.run([*head.inside, sys.executable, "-c", answers], stderr=subprocess.DEVNULL).returncode:
+                    assert time.monotonic() < deadline, "the head does not come up"
+                    time.sleep(0.5)
+        count = f"import ray; ray.init('{head.address}:6379', log_to_driver=False); print(int(ray.cluster_resources().get('CPU', 0)))"
+        deadline = time.monotonic() + 90
+        command = [*head.inside, sys.executable, "-c", count]
+        while subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, check=True).stdout.split()[-1] != b"2":
+            assert time.monotonic() < deadline, "the workers do not join"
+        yield f"{head.address}:6379"
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

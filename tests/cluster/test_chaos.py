@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import hosts
 import load
 import numpy as np
 import pytest
 from raylets import Raylets
-from test_nodes import COMMANDS, ray_on
 
 from dynamo_dist import Population
 from dynamo_dist.population.scheduling import train_remaining
@@ -123,7 +123,7 @@ def test_a_network_that_is_cut_and_healed(calm, network, tmp_path):
     store = load.lay_down(tmp_path / "population")
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0", **WATCH}
     head = network["head"]
-    with ray_on(network, **environment) as address:
+    with hosts.ray_on(network, **environment) as address:
         training = Training(store.path, address, before=head.inside, environment=environment)
         training.wait_for(lambda: len(list((store.path / "progress").glob("*.json"))) == 2)
         network.cut("worker-1")
@@ -158,7 +158,7 @@ def test_a_preempted_command_ends_within_its_grace_and_is_resumed(tmp_path):
     )
     (tmp_path / "groups.toml").write_text(groups)
     out = tmp_path / "out"
-    command = [COMMANDS / "dynamo-dist", "train-population", tmp_path / "groups.toml", "--data", data, "--out", out]
+    command = [Path(sys.executable).parent / "dynamo-dist", "train-population", tmp_path / "groups.toml", "--data", data, "--out", out]
     with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         for line in process.stderr:
             if re.search(r"[1-9]\d* of 24 networks trained and committed|step \d", line):

@@ -1,12 +1,10 @@
 """Several nodes, as far as one machine can be several: Ray nodes side by side, and hosts with a network between them."""
 
-import contextlib
 import json
 import os
 import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import hosts
@@ -82,40 +80,9 @@ def network():
         yield joined
 
 
-@contextlib.contextmanager
-def ray_on(network, **environment):
-    """Ray on these hosts, one core each, the head none; gives the address."""
-    head = network["head"]
-    ray = [str(COMMANDS / "ray"), "start", "--block", "--disable-usage-stats", "--object-store-memory=200000000"]
-    started = []
-    try:
-        for host in network:
-            own = ["--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false"] if host is head else ["--num-cpus=1"]
-            own += [] if host is head else [f"--address={head.address}:6379"]
-            command = [*host.inside, *ray, *own, f"--node-ip-address={host.address}"]
-            started.append(
-                subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
-            if host is head:
-                answers = f"import socket; socket.create_connection(('{head.address}', 6379), timeout=1)"
-                deadline = time.monotonic() + 60
-                while subprocess.run([*head.inside, sys.executable, "-c", answers], stderr=subprocess.DEVNULL).returncode:
-                    assert time.monotonic() < deadline, "the head does not come up"
-                    time.sleep(0.5)
-        count = f"import ray; ray.init('{head.address}:6379', log_to_driver=False); print(int(ray.cluster_resources().get('CPU', 0)))"
-        deadline = time.monotonic() + 90
-        while run_here(sys.executable, "-c", count, before=head.inside, **environment).stdout.split()[-1] != "2":
-            assert time.monotonic() < deadline, "the workers do not join"
-        yield f"{head.address}:6379"
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-
-
 def test_a_head_and_two_workers_over_a_network(one_node, network, tmp_path):
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    with ray_on(network, **token) as address:
+    with hosts.ray_on(network, **token) as address:
         run_here(*RUN, "--address", address, "--out", tmp_path / "run", before=network["head"].inside, **token)
     assert_same_run(tmp_path / "run", one_node)
 
