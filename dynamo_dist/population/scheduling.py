@@ -13,11 +13,12 @@
 Halving changes the stack that a network is trained in, and so its result by rounding; nothing else changes it.
 """
 
+import contextlib
 import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dynamo_dist.errors import InputError
@@ -61,7 +62,8 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
         for (_, chunk), result in runner.run(work, queue, sign=lambda job: notes / f"{job[1].first}.json"):
             (notes / f"{chunk.first}.json").unlink(missing_ok=True)
             if not isinstance(result, Failure):
-                population.record(result, chunk)
+                with _writing(population):
+                    population.record(result, chunk)
                 count.trained += chunk.networks
                 count.failed += population.results(result)["failure"].drop_null().length()
                 count.finish(chunk.networks, population.plan.cost(chunk))
@@ -72,7 +74,7 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
                 continue
             where = f"networks {population.specs.ids[population.plan.order[chunk.first]]!r}, ... ({chunk.networks})"
             if result.kind == STORAGE:
-                raise InputError(f"{population.path} cannot be written ({result.message}): make room, and continue with --resume")
+                raise _no_room(population, result.message)
             if turn := losses.again(chunk, result):
                 say(f"{result.message}; {where} are tried again ({turn})")
                 queue.append((path, chunk))
@@ -84,10 +86,22 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
             count.failed += 1
             if not count.trained and count.failed >= HOPELESS:
                 raise JobFailed(f"the first {count.failed} networks failed, the last with {result.kind}: {result.message}")
-            name = commit_failure(path, chunk, f"{result.kind}: {result.message}")
-            population.record(name, chunk)
+            with _writing(population):
+                population.record(commit_failure(path, chunk, f"{result.kind}: {result.message}"), chunk)
             count.finish(1, population.plan.cost(chunk))
             say(f"population: {where} cannot be trained ({result.kind}: {result.message}); recorded as failed")
+
+
+def _no_room(population: Population, reason: object) -> InputError:
+    return InputError(f"{population.path} cannot be written ({reason}): make room, and continue with --resume")
+
+
+@contextlib.contextmanager
+def _writing(population: Population) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _no_room(population, error) from None
 
 
 @dataclass

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -194,6 +195,16 @@ class RayRuntime:
         self._actor_class = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
 
     def __enter__(self) -> "RayRuntime":
+        polite_end = signal.getsignal(signal.SIGTERM)
+        try:
+            self._connect()
+        finally:
+            # Ray aborts the process on SIGTERM, which is how a preemption begins: the command's own handler stops everything in order.
+            if polite_end is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, polite_end)
+        return self
+
+    def _connect(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
         options = {"log_to_driver": False, "configure_logging": False, "runtime_env": {"env_vars": ENVIRONMENT}}
         if self.address is None:
@@ -221,7 +232,6 @@ class RayRuntime:
             if self.workers > cores:
                 ray.shutdown()
                 raise InputError(f"--workers {self.workers}: the cluster at {self.address} has {cores} CPU cores; use at most {cores}")
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._dismiss()
