@@ -265,14 +265,18 @@ class RayRuntime:
         idle: list[_Member] = []
         running: dict[Any, tuple[_Member, tuple]] = {}
         stillborn, looked = 0, time.monotonic()
+
+        def hand_out() -> None:
+            while idle and jobs:
+                member, job = idle.pop(), jobs.popleft()
+                member.begin(sign and sign(job))
+                running[member.actor.call.remote(function, job)] = (member, job)
+
         try:
             while jobs or running:
                 self._hire(len(jobs) + len(running))
                 starting |= {member.up: member for member in self._pool[len(starting) + len(idle) + len(running) :]}
-                while idle and jobs:
-                    member, job = idle.pop(), jobs.popleft()
-                    member.begin(sign and sign(job))
-                    running[member.actor.call.remote(function, job)] = (member, job)
+                hand_out()
                 ready, _ = ray.wait([*starting, *running], num_returns=1, timeout=LOOK if sign else None)
                 for reference in ready:
                     if reference in running:
@@ -284,6 +288,7 @@ class RayRuntime:
                             self._end(member)
                         else:
                             idle.append(member)
+                            hand_out()  # the worker works while the result is taken in
                         yield job, result
                         continue
                     member = starting.pop(reference)
