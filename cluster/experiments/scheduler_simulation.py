@@ -3,8 +3,8 @@
     python -m cluster.experiments.scheduler_simulation [--check] [--networks 1e8] [--chunk-seconds 600]
 
 What is simulated is `RayRuntime.run` under `train_remaining`: workers come up and pull chunks; one process, the driver, takes their results one
-after the other, hands out the next at once, and then takes the result in; a worker or its machine fails at random, its chunk goes to the end of
-the queue, and another worker takes its place. The costs of all that are measured ones. `--check`: real runs of sleeping chunks, some of which
+after the other, hands out the next at once, and then takes the result in; a worker or its machine fails at random, its chunk is the next one
+again, and another worker takes its place. The costs of all that are measured ones. `--check`: real runs of sleeping chunks, some of which
 kill their worker, against their simulation.
 """
 
@@ -115,7 +115,7 @@ def simulate(chunks: Sequence[float], cluster: Cluster, rng: np.random.Generator
         lost["wait for the driver"] += now - when
         end = free if what == "done" else end
         if what == "failed":
-            queue.append(chunk)
+            queue.appendleft(chunk)
             lost["failures"] += cluster.restart
             later(now + cluster.restart, "up", -1)
             if idle:  # somebody else takes the chunk

@@ -55,7 +55,7 @@ def test_many_workers_are_as_fast_as_their_driver():
 
 
 def test_a_worker_that_dies_costs_half_its_chunk_and_a_restart():
-    """The first chunk of one worker of two: the other goes on, and its chunk comes last."""
+    """The first chunk of one worker of two: the other goes on, and does it next."""
     outcome = run([4.0] * 4, workers=2, restart=3.0, dying=frozenset([0]))
     # One: 2 s lost, 3 s of restart, then from 5 s on a chunk. The other: chunks from 0, 4 and 8 s on.
     assert outcome.failures == 1 and outcome.seconds == pytest.approx(12)
