@@ -4,13 +4,14 @@ A committed folder holds `manifest.json` with the size and SHA-256 of every othe
 name, synced, the manifest last, and renamed. Readers accept only what verifies.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,24 @@ MANIFEST = "manifest.json"
 
 class Corrupted(InputError):
     """A committed file is missing, has another size, or another content than when it was committed."""
+
+
+@contextlib.contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Raise `Corrupted` that names the file for whatever reading it raises: one that comes from elsewhere may hold anything."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of absurd lengths MemoryError, of deep nesting RecursionError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise Corrupted(f"{path} is damaged, or this program did not write it ({reason})") from None
+
+
+def check_name(path: Path, name: str) -> None:
+    """Raise `Corrupted` unless a name that `path` holds is that of a file beside it: no path leads out of the folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise Corrupted(f"{path} names {name!r}, which is no file of its folder: this program did not write it")
 
 
 def _sync(path: Path) -> None:
@@ -80,12 +99,17 @@ def damage(path: Path) -> str | None:
     manifest = path / MANIFEST
     if not manifest.exists():
         return f"{path} has no {MANIFEST}: it was never committed, or the manifest was removed"
-    for name, entry in json.loads(manifest.read_text())["files"].items():
-        file = path / name
-        if not file.exists():
-            return f"{file} is missing although it was committed"
-        if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
-            return f"{file} is not what was committed (size or SHA-256 differ)"
+    try:
+        with understood(manifest):
+            for name, entry in json.loads(manifest.read_text())["files"].items():
+                check_name(manifest, name)
+                file = path / name
+                if not file.exists():
+                    return f"{file} is missing although it was committed"
+                if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+                    return f"{file} is not what was committed (size or SHA-256 differ)"
+    except Corrupted as wrong:
+        return str(wrong)
     return None
 
 

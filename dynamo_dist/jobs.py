@@ -1,22 +1,24 @@
 """Jobs and the ways in which they fail."""
 
 import errno
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from dynamo_dist.errors import InputError
 
-LOST, MEMORY, STORAGE, ERROR = "lost worker", "out of memory", "storage", "error"
+LOST, NODE, MEMORY, STORAGE, ERROR = "lost worker", "lost node", "out of memory", "storage", "error"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """Why a job has no result.
 
-    `lost worker`: its process died; `out of memory`: the same job in smaller parts may pass; `storage`: no space, or the folder
-    cannot be written; `error`: the job raised an exception, and would again.
+    `lost worker`: its process died, or hung and was ended; `lost node`: the machine that it ran on is gone; `out of memory`: the same
+    job in smaller parts may pass; `storage`: no space, or the folder cannot be written; `error`: the job raised an exception, and would
+    again.
     """
 
     kind: str
@@ -53,30 +55,52 @@ def _kind(error: Exception) -> str:
 class Runner(Protocol):
     """What both runtimes offer to run jobs."""
 
-    def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
-        """Yield (job, result or `Failure`) as jobs end. Who consumes them may append further jobs, for example failed ones again."""
+    def run(
+        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
+    ) -> Iterator[tuple[tuple, Any]]:
+        """Yield (job, result or `Failure`) as jobs end. Who consumes them may append further jobs, for example failed ones again.
+
+        `sign(job)`: a file that the job renews while it works. A worker that leaves it alone for too long hangs: it is ended.
+        """
 
 
-# How often a job is given to another worker after its worker died.
+# How often a job is given to another worker after its worker died: that may be the job's fault.
 ATTEMPTS = 3
+# The same after its machine was lost, which seldom is: preempted machines come and go.
+NODE_ATTEMPTS = 10
+
+
+class Losses:
+    """How often jobs lost their workers."""
+
+    def __init__(self) -> None:
+        self._count: Counter[tuple[Any, str]] = Counter()
+
+    def again(self, job: Any, failure: Failure) -> str | None:
+        """Count a failure of a job. Returns which attempt comes next, in words, if the job is to be given to another worker as it is."""
+        attempts = {LOST: ATTEMPTS, NODE: NODE_ATTEMPTS}.get(failure.kind, 0)
+        self._count[job, failure.kind] += 1
+        done = self._count[job, failure.kind]
+        return f"{done + 1} of {attempts}" if done < attempts else None
 
 
 def map_jobs(runner: Runner, function: Callable[..., Any], jobs: list[tuple], say: Callable[[str], None]) -> Iterator[tuple[int, Any]]:
-    """Yield (index of the job, function(*job)) as jobs finish. A job whose worker died is given out again, up to `ATTEMPTS` times in
-    all; one that fails otherwise raises `JobFailed`."""
+    """Yield (index of the job, function(*job)) as jobs finish. A job whose worker or machine was lost is given out again, as often as
+    `Losses` says; one that fails otherwise raises `JobFailed`."""
     queue = deque((index, *job) for index, job in enumerate(jobs))
-    lost = [0] * len(jobs)
+    losses = Losses()
     for (index, *job), result in runner.run(_Indexed(function), queue):
         if not isinstance(result, Failure):
             yield index, result
             continue
-        if result.kind != LOST:
-            raise JobFailed(f"job {index + 1} of {len(jobs)} failed: {result.message}")
-        lost[index] += 1
-        if lost[index] == ATTEMPTS:
-            raise JobFailed(f"job {index + 1} of {len(jobs)} lost its worker {ATTEMPTS} times: {result.message}")
-        say(f"a worker died; job {index + 1} of {len(jobs)} is tried again ({lost[index] + 1} of {ATTEMPTS})")
-        queue.append((index, *job))
+        which = f"job {index + 1} of {len(jobs)}"
+        if turn := losses.again(index, result):
+            say(f"{result.message}; {which} is tried again ({turn})")
+            queue.append((index, *job))
+        elif result.kind in (LOST, NODE):
+            raise JobFailed(f"{which} lost its worker {ATTEMPTS if result.kind == LOST else NODE_ATTEMPTS} times: {result.message}")
+        else:
+            raise JobFailed(f"{which} failed: {result.message}")
 
 
 @dataclass(frozen=True)

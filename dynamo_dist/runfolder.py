@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from dynamo_dist.commit import write_json
+from dynamo_dist.commit import understood, write_json
 from dynamo_dist.errors import InputError
 
 MARK = "run.json"
@@ -22,7 +22,8 @@ def check(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
         raise InputError(f"--out {out} is a file: give a folder")
     mark = out / MARK
     if mark.exists():
-        there = json.loads(mark.read_text())
+        with understood(mark):
+            there = dict(json.loads(mark.read_text()))
         if resume and there != json.loads(json.dumps(identity)):
             raise InputError(
                 f"--out {out} holds another run ({there.get('name')}, or other settings): resume it with its own, or use another folder"

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynamo_dist.commit import MANIFEST, damage, seal, temporary_beside
+from dynamo_dist.commit import MANIFEST, damage, seal, temporary_beside, understood
 from dynamo_dist.metamodel.shard import Shard
 from dynamo_dist.metamodel.splitting import like, whole
 
@@ -52,7 +52,11 @@ def damage_at(path: Path, step: int) -> str | None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     """What `state.json` of a checkpoint holds."""
-    return json.loads((folder / "state.json").read_text())
+    with understood(folder / "state.json"):
+        state = json.loads((folder / "state.json").read_text())
+        if not (isinstance(state["finished"], bool) and isinstance(state["best"]["step"], int)):
+            raise ValueError("it does not tell which checkpoint is the best one")
+        return state
 
 
 def remove_old(path: Path, *, keep: int) -> None:
@@ -121,7 +125,8 @@ def save_private(folder: Path, rank: int, shard: Shard) -> None:
 
 
 def read_shared(folder: Path) -> dict[str, Tensor]:
-    with safe_open(folder / "shared.safetensors", framework="pt") as file:
+    path = folder / "shared.safetensors"
+    with understood(path), safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}
 
 
@@ -129,7 +134,7 @@ def read_private(folder: Path, ids: Iterable[str] | None = None) -> dict[str, Te
     """Private tensors of these networks or of all, by `<name>/<network id>`, whichever worker wrote them."""
     wanted, tensors = None if ids is None else set(ids), {}
     for path in sorted(folder.glob("networks-*.safetensors")):
-        with safe_open(path, framework="pt") as file:
+        with understood(path), safe_open(path, framework="pt") as file:
             keys = [key for key in file.keys() if wanted is None or key.split("/", 1)[1] in wanted]
             tensors.update({key: file.get_tensor(key) for key in keys})
     return tensors

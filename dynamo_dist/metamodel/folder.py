@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynamo_dist.commit import Corrupted, write_json
+from dynamo_dist.commit import Corrupted, understood, write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint
 from dynamo_dist.metamodel.config import MetaModelConfig
@@ -30,14 +30,18 @@ def header(path: Path) -> dict[str, Any]:
     """What `meta.json` holds. Raises `InputError` when there is none."""
     if not (path / "meta.json").exists():
         raise InputError(f"{path} holds no meta-model (no meta.json there); give the folder that training wrote")
-    found = json.loads((path / "meta.json").read_text())
-    if found["format"] != FORMAT:
-        raise InputError(f"{path} has meta-model format {found['format']}, and this version reads {FORMAT}: train it again in a new folder")
-    return found
+    with understood(path / "meta.json"):
+        found = json.loads((path / "meta.json").read_text())
+        if found["format"] != FORMAT:
+            raise InputError(
+                f"{path} has meta-model format {found['format']}, and this version reads {FORMAT}: train it again in a new folder"
+            )
+        return found
 
 
 def config_of(path: Path) -> MetaModelConfig:
-    return MetaModelConfig(**header(path)["config"])
+    with understood(path / "meta.json"):
+        return MetaModelConfig(**header(path)["config"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

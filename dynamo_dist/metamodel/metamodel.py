@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynamo_dist.commit import understood
 from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint, folder
-from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.emulated import EmulatedConvolutional, EmulatedRecurrent
 from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.private import StateMap
@@ -32,19 +32,22 @@ class MetaModel:
     def __init__(self, path: Path) -> None:
         self.path = path
         header = folder.header(path)
-        self.config = MetaModelConfig(**header["config"])
-        self.interface = Interface(**header["interface"])
-        self.population_path = (path / header["population"]).resolve()
+        self.config = folder.config_of(path)
+        with understood(path / "meta.json"):
+            self.interface = Interface(**header["interface"])
+            self.population_path = (path / header["population"]).resolve()
         step_folder = folder.final_checkpoint(path)
         shared = checkpoint.read_shared(step_folder)
-        self.dtype = shared["w_readout"].dtype
-        self.dynamics = make_dynamics(self.interface, self.config, torch.Generator(), self.dtype)
-        self.dynamics.load_state_dict({name: shared[name] for name in self.dynamics.state_dict()})
+        with understood(step_folder / "shared.safetensors"):
+            self.dtype = shared["w_readout"].dtype
+            self.dynamics = make_dynamics(self.interface, self.config, torch.Generator(), self.dtype)
+            self.dynamics.load_state_dict({name: shared[name] for name in self.dynamics.state_dict()})
         self.dynamics.requires_grad_(False)
         self._private = checkpoint.read_private(step_folder)
         # Networks that failed in training or were left out are in the population but were not embedded.
         self.network_ids = tuple(id for id in self.population.network_ids if f"theta/{id}" in self._private)
-        self.embedding = self.theta(self.network_ids).double().numpy()
+        with understood(step_folder):
+            self.embedding = self.theta(self.network_ids).double().numpy()
 
     @classmethod
     def open(cls, path: str | Path) -> "MetaModel":

@@ -2,7 +2,8 @@
 
 | what happened | what is done |
 | --- | --- |
-| worker died | the chunk is given to another, `ATTEMPTS` times in all; then as for an error |
+| worker died, or hung and was ended | the chunk is given to another, `jobs.ATTEMPTS` times in all; then as for an error |
+| machine lost | the same, `jobs.NODE_ATTEMPTS` times |
 | out of memory | the chunk is halved |
 | error | the chunk is halved until the network that causes it is alone; that one is recorded as failed, its neighbours are trained |
 | gradient not finite | the network is frozen and recorded, inside the stack; nothing is tried again |
@@ -12,15 +13,16 @@
 Halving changes the stack that a network is trained in, and so its result by rounding; nothing else changes it.
 """
 
+import contextlib
 import json
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dynamo_dist.errors import InputError
-from dynamo_dist.jobs import ATTEMPTS, LOST, STORAGE, Failure, JobFailed, Runner
+from dynamo_dist.jobs import STORAGE, Failure, JobFailed, Losses, Runner
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.store import Population
 from dynamo_dist.population.work import commit_failure, train_and_commit
@@ -54,13 +56,14 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
     # Longest first, so that the last ones to end are short.
     chunks.sort(key=lambda chunk: -population.plan.cost(chunk))
     queue = deque((path, chunk) for chunk in chunks)
-    lost: Counter[Chunk] = Counter()
+    losses = Losses()
     told = -math.inf
     with follow(lambda: _progress(population, count)):
-        for (_, chunk), result in runner.run(work, queue):
+        for (_, chunk), result in runner.run(work, queue, sign=lambda job: notes / f"{job[1].first}.json"):
             (notes / f"{chunk.first}.json").unlink(missing_ok=True)
             if not isinstance(result, Failure):
-                population.record(result, chunk)
+                with _writing(population):
+                    population.record(result, chunk)
                 count.trained += chunk.networks
                 count.failed += population.results(result)["failure"].drop_null().length()
                 count.finish(chunk.networks, population.plan.cost(chunk))
@@ -71,13 +74,12 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
                 continue
             where = f"networks {population.specs.ids[population.plan.order[chunk.first]]!r}, ... ({chunk.networks})"
             if result.kind == STORAGE:
-                raise InputError(f"{population.path} cannot be written ({result.message}): make room, and continue with --resume")
-            if result.kind == LOST:
-                lost[chunk] += 1
-                if lost[chunk] < ATTEMPTS:
-                    say(f"a worker died while it trained {where}; they are tried again ({lost[chunk] + 1} of {ATTEMPTS})")
-                    queue.append((path, chunk))
-                    continue
+                raise _no_room(population, result.message)
+            if turn := losses.again(chunk, result):
+                say(f"{result.message}; {where} are tried again ({turn})")
+                # At once: at the end, everybody would wait for it (at 1,000 workers that simulates as 5 % of all time).
+                queue.appendleft((path, chunk))
+                continue
             if chunk.networks > 1:
                 say(f"{result.kind}: {where} are tried again in two halves ({result.message})")
                 queue.extend((path, half) for half in chunk.halves())
@@ -85,10 +87,22 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
             count.failed += 1
             if not count.trained and count.failed >= HOPELESS:
                 raise JobFailed(f"the first {count.failed} networks failed, the last with {result.kind}: {result.message}")
-            name = commit_failure(path, chunk, f"{result.kind}: {result.message}")
-            population.record(name, chunk)
+            with _writing(population):
+                population.record(commit_failure(path, chunk, f"{result.kind}: {result.message}"), chunk)
             count.finish(1, population.plan.cost(chunk))
             say(f"population: {where} cannot be trained ({result.kind}: {result.message}); recorded as failed")
+
+
+def _no_room(population: Population, reason: object) -> InputError:
+    return InputError(f"{population.path} cannot be written ({reason}): make room, and continue with --resume")
+
+
+@contextlib.contextmanager
+def _writing(population: Population) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _no_room(population, error) from None
 
 
 @dataclass

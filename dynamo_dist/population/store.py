@@ -25,13 +25,25 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
-from dynamo_dist.commit import MANIFEST, Corrupted, append_line, commit_folder, damage, read_lines, sha256, verify_folder, write_json
+from dynamo_dist.commit import (
+    MANIFEST,
+    Corrupted,
+    append_line,
+    check_name,
+    commit_folder,
+    damage,
+    read_lines,
+    sha256,
+    understood,
+    verify_folder,
+    write_json,
+)
 from dynamo_dist.data import Dataset
 from dynamo_dist.errors import InputError
 from dynamo_dist.networks import Stacked, stack_of
 from dynamo_dist.networks.architecture import from_dict
 from dynamo_dist.population.plan import Chunk, Plan, costs, make_plan
-from dynamo_dist.population.specs import NetworkSpec, Specs, check_specs, digest
+from dynamo_dist.population.specs import SCHEMA, NetworkSpec, Specs, check_specs, digest
 from dynamo_dist.population.training import measured_bytes
 
 FORMAT = 2
@@ -81,6 +93,9 @@ class Results:
         return pa.table({"id": pa.array(ids, pa.string()), **columns})
 
 
+_RESULTS = pa.schema([("id", pa.string()), *Results.SCHEMA])
+
+
 class Population:
     """A population on disk. Complete when every specified network is in a committed chunk."""
 
@@ -89,19 +104,23 @@ class Population:
         header = self.path / "population.json"
         if not header.exists():
             raise InputError(f"{self.path} holds no population (no population.json there); give the folder that training wrote")
-        self.header = json.loads(header.read_text())
-        if self.header["format"] != FORMAT:
-            raise InputError(
-                f"{self.path} has population format {self.header['format']}, and this version reads {FORMAT}: train it again in a new folder"
-            )
-        self.specs = Specs(pq.read_table(self.path / "specs.parquet"))
-        plan = pq.read_table(self.path / "plan.parquet")
-        chunk_N = plan["chunk"].to_numpy()
-        self.plan = Plan(
-            order=plan["row"].to_numpy(),
-            bounds=np.concatenate([[0], np.flatnonzero(np.diff(chunk_N)) + 1, [len(chunk_N)]]),
-            costs=plan["cost"].to_numpy(),
-        )
+        with understood(header):
+            self.header = json.loads(header.read_text())
+            if self.header["format"] != FORMAT:
+                raise InputError(
+                    f"{self.path} has population format {self.header['format']}, and this version reads {FORMAT}: train it again in a new folder"
+                )
+            for name in self.header["data"].keys():
+                check_name(header, name)
+        with understood(self.path / "specs.parquet"):
+            self.specs = Specs(pq.read_table(self.path / "specs.parquet").cast(SCHEMA))
+        with understood(self.path / "plan.parquet"):
+            plan = pq.read_table(self.path / "plan.parquet")
+            order, chunk_N = plan["row"].to_numpy(), plan["chunk"].to_numpy()
+            if not np.array_equal(np.sort(order), np.arange(len(self.specs))):
+                raise ValueError("its rows are not those of specs.parquet, each once")
+            bounds = np.concatenate([[0], np.flatnonzero(np.diff(chunk_N)) + 1, [len(chunk_N)]])
+            self.plan = Plan(order=order, bounds=bounds, costs=plan["cost"].to_numpy())
 
     # ---- making one ------------------------------------------------------------------------------------------------------
 
@@ -255,7 +274,10 @@ class Population:
     def committed(self) -> dict[str, Chunk]:
         """Recorded chunks by name, each once. Raises `Corrupted` if a network is in two."""
         journal = self.path / "journal.jsonl"
-        chunks = {line["chunk"]: Chunk(first=line["first"], networks=line["networks"]) for line in read_lines(journal)}
+        with understood(journal):
+            chunks = {line["chunk"]: Chunk(first=int(line["first"]), networks=int(line["networks"])) for line in read_lines(journal)}
+            for name in chunks:
+                check_name(journal, name)
         end = 0
         for chunk in sorted(chunks.values()):
             if chunk.first < end or chunk.stop > len(self):
@@ -272,7 +294,9 @@ class Population:
         return {name: self.dataset(name) for name in self.header["data"]}
 
     def dataset(self, name: str) -> Dataset:
-        return Dataset.open(self.path / "data" / f"{name}.safetensors")
+        path = self.path / "data" / f"{name}.safetensors"
+        with understood(path):
+            return Dataset.open(path)
 
     @property
     def data(self) -> Dataset:
@@ -311,7 +335,10 @@ class Population:
 
     def results(self, name: str) -> pa.Table:
         """What is recorded of the networks of a chunk, a row each."""
-        return pq.read_table(self.chunk_path(name) / "results.parquet")
+        # One small file: `read_table` prepares for a data set of many, and takes three times as long.
+        path = self.chunk_path(name) / "results.parquet"
+        with understood(path), pq.ParquetFile(path) as file:
+            return file.read(use_threads=False).cast(_RESULTS)
 
     def table(self) -> pa.Table:
         """Specifications and results, a row per network in the order of `network_ids`; of a population that is still in training, the
@@ -358,10 +385,11 @@ class Population:
         for chunk in np.unique(owner):
             there = np.flatnonzero(owner == chunk)
             first, name = chunks[chunk]
-            for key, stored in load(name).items():
-                if key not in tensors:
-                    tensors[key] = stored.new_empty(len(rows), *stored.shape[1:])
-                tensors[key][there] = stored[positions[there] - first]
+            with understood(self.chunk_path(name) / "weights.safetensors"):
+                for key, stored in load(name).items():
+                    if key not in tensors:
+                        tensors[key] = stored.new_empty(len(rows), *stored.shape[1:])
+                    tensors[key][there] = stored[positions[there] - first]
         return stack_of(self.specs[int(rows[0])].architecture, tensors)
 
     def network(self, id: str) -> torch.nn.Module:

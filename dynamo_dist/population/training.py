@@ -6,6 +6,7 @@ Legend: M networks, B batch, T time, C outputs, S steps.
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -317,13 +318,14 @@ def train_chunk(
 ) -> TrainedChunk:
     """Train the networks of one chunk on the labelled part of a data set.
 
-    `progress(step, steps, mean loss)` is called now and then. A network whose gradient is not finite keeps the parameters that it
-    had before that step, and its neighbours do not notice. The networks stay on the device.
+    `progress(step, steps, mean loss)` is called every 20 steps, and every 10 s where steps take long. A network whose gradient is not
+    finite keeps the parameters that it had before that step, and its neighbours do not notice. The networks stay on the device.
     """
     training = ChunkTraining(specs, data, output, dtype=dtype, device=device)
     stopping = _EarlyStopping(training) if any(spec.patience for spec in specs) else None
     steps, points = training.steps, min(CURVE, training.steps)
     curve_MP, count_P = torch.zeros(len(specs), points, dtype=torch.float64, device=training.device), np.zeros(points)
+    told = time.monotonic()
     for step in range(steps):
         loss_M = training.step(step)
         point = step * points // steps
@@ -334,8 +336,8 @@ def train_chunk(
             stopping.look(done)
             if not bool(training.active_M.any()):
                 break
-        if step % 20 == 0 or done == steps:
-            active_M = training.active_M
+        if step % 20 == 0 or done == steps or time.monotonic() - told > 10:
+            told, active_M = time.monotonic(), training.active_M
             progress(done, steps, float(loss_M[active_M].mean()) if bool(active_M.any()) else math.nan)
     if stopping:
         stopping.restore()

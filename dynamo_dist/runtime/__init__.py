@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from dynamo_dist.metamodel.training import TrainingJob
@@ -21,7 +22,9 @@ class Runtime(Protocol):
     def wait(self) -> None:
         """Go on when all processes that run this program have come here."""
 
-    def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
+    def run(
+        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
+    ) -> Iterator[tuple[tuple, Any]]:
         """As `jobs.Runner.run`."""
 
     def train(self, jobs: Sequence[TrainingJob]) -> None:

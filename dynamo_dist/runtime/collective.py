@@ -1,7 +1,10 @@
 """The workers of one meta-model as a process group of `torch.distributed`, whoever started them."""
 
 import datetime
+import fcntl
 import os
+import socket
+import struct
 
 import torch
 import torch.distributed
@@ -20,6 +23,30 @@ def own_device() -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+# ioctl(2) of an interface's IPv4 address, from linux/sockios.h.
+_SIOCGIFADDR = 0x8915
+
+
+def meet_by(peer: str) -> None:
+    """Let gloo listen on the interface through which `peer`, the address of a worker, is reached; what the user set stays.
+
+    Without that it listens where the host's own name leads, on many systems the loopback: workers on other hosts cannot connect.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((peer, 9))  # sends nothing: only asks for the route
+        except OSError:  # an IPv6 address, or none at all: gloo's own choice
+            return
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # an interface without an address
+                continue
+            if socket.inet_ntoa(answer[20:24]) == own:
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 class Collective:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from dynamo_dist.jobs import attempt
@@ -19,7 +20,9 @@ class LocalRuntime:
 
     def __exit__(self, *exc_info: object) -> None: ...
 
-    def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
+    def run(
+        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
+    ) -> Iterator[tuple[tuple, Any]]:
         while jobs:
             job = jobs.popleft()
             yield job, attempt(function, job)

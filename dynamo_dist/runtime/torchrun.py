@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.distributed
 
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel.training import TrainingJob, train_shard
-from dynamo_dist.runtime.collective import TIMEOUT, Collective, own_device
+from dynamo_dist.runtime.collective import TIMEOUT, Collective, meet_by, own_device
 
 
 def launched() -> bool:
@@ -37,6 +38,7 @@ class TorchrunRuntime:
         device = own_device()
         if device.type == "cpu":
             torch.set_num_threads(1)
+        meet_by(os.environ["MASTER_ADDR"])
         store, rank, size = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))
         # After a restart torchrun's store still holds the addresses of the processes that died (torch 2.13): each start has its own part.
         store = torch.distributed.PrefixStore(f"start-{_restarts()}", store)
@@ -51,7 +53,9 @@ class TorchrunRuntime:
     def wait(self) -> None:
         self.group.gather("")
 
-    def run(self, function: Callable[..., Any], jobs: deque[tuple]) -> Iterator[tuple[tuple, Any]]:
+    def run(
+        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
+    ) -> Iterator[tuple[tuple, Any]]:
         raise InputError(
             "torchrun trains meta-models (dynamo-dist embed); populations and analyses run without it, on Ray or in one process"
         )

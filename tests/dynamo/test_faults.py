@@ -5,10 +5,12 @@ import functools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -82,6 +84,37 @@ def _killed_at(iteration, marker, path, chunk):
         ChunkTraining.step = step
 
 
+def _stops_at(iteration, marker, path, chunk):
+    """Its process stands still from a training step on, the first time: it is there, and does nothing more."""
+    step = ChunkTraining.step
+
+    def dangerous(self, number):
+        if number == iteration and not Path(marker).exists():
+            Path(marker).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return step(self, number)
+
+    ChunkTraining.step = dangerous
+    try:
+        return train_and_commit(path, chunk)
+    finally:
+        ChunkTraining.step = step
+
+
+def _tells_its_process(folder, path, chunk):
+    (Path(folder) / str(os.getpid())).touch()
+    return train_and_commit(path, chunk)
+
+
+def _tells_when(file, path, chunk):
+    """Dies when it is called for the first time; writes when that was, and when it is called again."""
+    with open(file, "a") as times:
+        times.write(f"{time.time()}\n")
+    if len(Path(file).read_text().splitlines()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_and_commit(path, chunk)
+
+
 def _exits_with(poison, path, chunk):
     """The process ends whenever the poisonous network is in the chunk."""
     if poison in [spec.id for spec in Population(path).chunk_specs(chunk)]:
@@ -97,7 +130,9 @@ def _raises_with(poison, path, chunk):
 
 def _too_large_above(networks, path, chunk):
     if chunk.networks > networks:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9e18 bytes")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9e18 bytes"
+        )
     return train_and_commit(path, chunk)
 
 
@@ -161,6 +196,25 @@ def test_a_full_disk_stops_the_run_and_nothing_is_lost(valence, population, tmp_
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_under_the_journal_loses_nothing(valence, population, tmp_path):
+    store = fresh(tmp_path / "p", valence)
+
+    def fills_up(path, chunk):
+        name = train_and_commit(path, chunk)
+        (store.path / "journal.jsonl").symlink_to("/dev/full")
+        return name
+
+    with pytest.raises(InputError, match=r"p cannot be written .*No space left.*: make room, and continue with --resume"):
+        train_remaining(store, LocalRuntime(), work=fills_up)
+    (store.path / "journal.jsonl").unlink()
+    (committed,) = (store.path / "chunks").iterdir()  # what was trained is there, though nobody noted it
+    before = committed.stat().st_ino
+    train_remaining(Population(store.path), LocalRuntime())
+    assert committed.stat().st_ino == before
+    assert_same(store.path, population.path)
+
+
 def _append(path, writer, count):
     for number in range(count):
         append_line(path, {"writer": writer, "number": number})
@@ -189,12 +243,66 @@ def test_killed_and_exiting_workers_on_ray(valence, population, tmp_path, capsys
             train_remaining(store, runtime, work=functools.partial(_killed_at, iteration, str(tmp_path / f"marker-{iteration}")))
             assert_same(store.path, population.path)
             assert (tmp_path / f"marker-{iteration}").exists()
-            assert "they are tried again (2 of 3)" in capsys.readouterr().err
+            told = capsys.readouterr().err
+            assert " died; networks " in told and "are tried again (2 of 3)" in told
         store = fresh(tmp_path / "exit", valence)
         train_remaining(store, runtime, work=functools.partial(_exits_with, POISON))
         assert_same(store.path, population.path, but=[POISON], bitwise=False)
         row = next(row for row in store.table().to_pylist() if row["id"] == POISON)
         assert row["failure"].startswith("lost worker: ")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_hung_worker_is_named_and_ended_and_a_slow_one_is_not(valence, population, tmp_path, capsys, monkeypatch):
+    from dynamo_dist.runtime import ray_runtime
+
+    monkeypatch.setattr(ray_runtime, "SILENCE", 8.0)
+    monkeypatch.setattr(ray_runtime, "LOOK", 0.5)
+    with open_runtime(2) as runtime:
+        store, marker = fresh(tmp_path / "hung", valence), tmp_path / "marker"
+        train_remaining(store, runtime, work=functools.partial(_stops_at, 3, str(marker)))
+        assert_same(store.path, population.path)
+        hung = marker.read_text()
+        named = f"the worker {hung} on .* showed no sign of life for 8 s and was ended; networks '.*', ... .* are tried again .2 of 3."
+        assert re.search(named, capsys.readouterr().err)
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{hung}").exists():  # Ray asks it to end, and kills it some seconds later
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+        # One worker stands still for 9/10 of the time.
+        store, seen, over = fresh(tmp_path / "slow", valence), tmp_path / "seen", threading.Event()
+        seen.mkdir()
+
+        def slow_down():
+            while not over.wait(0.1):
+                for process in sorted(seen.iterdir())[:1]:
+                    os.kill(int(process.name), signal.SIGSTOP)
+                    over.wait(0.9)
+                    os.kill(int(process.name), signal.SIGCONT)
+
+        thread = threading.Thread(target=slow_down)
+        thread.start()
+        try:
+            train_remaining(store, runtime, work=functools.partial(_tells_its_process, str(seen)))
+        finally:
+            over.set()
+            thread.join()
+        assert_same(store.path, population.path)
+        assert len(list(seen.iterdir())) == 2 and "tried again" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_dead_worker_is_replaced_before_anything_else_runs(valence, population, tmp_path, record_testsuite_property):
+    """The only worker dies: how long until a fresh one does its chunk is recorded."""
+    store, times = fresh(tmp_path / "p", valence), tmp_path / "times"
+    with open_runtime(1) as runtime:
+        train_remaining(store, runtime, work=functools.partial(_tells_when, str(times)))
+    assert_same(store.path, population.path)
+    died, again, *_ = map(float, times.read_text().split())
+    record_testsuite_property("seconds until a fresh worker did the chunk of a dead one", f"{again - died:.1f}")
 
 
 @pytest.mark.slow
