@@ -78,6 +78,12 @@ def leave(path: Path, **values: object) -> None:
         os.replace(temporary, path)
 
 
+def renew(path: Path) -> None:
+    """A sign of life where there is nothing new to tell."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
 @contextlib.contextmanager
 def follow(describe: Callable[[], str | None]) -> Iterator[None]:
     """While the body runs, show `describe()` whenever it has changed. The bar is that of the first `done/total` in it."""

@@ -367,8 +367,11 @@ def measured_bytes(spec: NetworkSpec, data: Dataset) -> int:
 
 
 @torch.no_grad()
-def evaluate(specs: Sequence[NetworkSpec], networks: Stacked, data: Examples, output: Output) -> list[float]:
-    """Score of every network: accuracy of classes, R^2 = 1 - SSE / SST of values, over all answers asked for."""
+def evaluate(
+    specs: Sequence[NetworkSpec], networks: Stacked, data: Examples, output: Output, *, each: Callable[[], None] = lambda: None
+) -> list[float]:
+    """Score of every network: accuracy of classes, R^2 = 1 - SSE / SST of values, over all answers asked for. `each` is called after
+    every batch."""
     device = networks.device
     target = torch.stack([data.targets[spec.target] for spec in specs])
     right, count = (torch.zeros(len(specs), dtype=torch.float64, device=device) for _ in range(2))
@@ -382,6 +385,7 @@ def evaluate(specs: Sequence[NetworkSpec], networks: Stacked, data: Examples, ou
         truth = target[:, index].to(device)
         truth = truth[:, :, : part.inputs.shape[1]] if output.every_step else truth
         answers = asked(truth, lengths_1B, output)
+        each()
         if output.kind == "classes":
             right += ((outputs.argmax(dim=-1) == truth) & (answers > 0)).flatten(1).sum(dim=1)
             count += (answers > 0).flatten(1).sum(dim=1)

@@ -9,7 +9,7 @@ from dynamo_dist.networks import stack_class
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.store import Population, Results
 from dynamo_dist.population.training import evaluate, train_chunk
-from dynamo_dist.progress import leave
+from dynamo_dist.progress import leave, renew
 
 _opened: dict[tuple[str, int], Population] = {}
 
@@ -40,7 +40,8 @@ def train_and_commit(path: str, chunk: Chunk) -> str:
         leave(note, label=label, networks=len(specs), step=step, steps=steps, loss=loss, rate=examples / (time.monotonic() - began))
 
     trained = train_chunk(specs, data.base, output, device="cuda" if torch.cuda.is_available() else "cpu", progress=progress)
-    score = evaluate(specs, trained.networks, data.test, output)
+    # many large networks take minutes for that
+    score = evaluate(specs, trained.networks, data.test, output, each=lambda: renew(note))
     classes = output.kind == "classes"
     results = Results(
         loss=trained.loss,

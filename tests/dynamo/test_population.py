@@ -97,6 +97,10 @@ def test_classes_at_every_step_and_padding(valence):
     counts = (torch.arange(examples.inputs.shape[1]) < examples.lengths_N[:, None]) & (examples.targets["sign"] >= 0)
     right = (guess.argmax(-1) == examples.targets["sign"])[counts].double().mean()
     assert evaluate([spec], trained.networks, examples, output) == [pytest.approx(float(right))]
+    batches = len(list(examples.batches(spec.architecture.intermediate(tuple(examples.inputs.shape[1:])))))
+    signs = []
+    evaluate([spec], trained.networks, examples, output, each=lambda: signs.append(1))
+    assert len(signs) == batches > 0
 
 
 @pytest.mark.parametrize(("kind", "depth"), [("cnn", 3), ("resnet", 8)])
