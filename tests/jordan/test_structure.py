@@ -228,6 +228,17 @@ def shifted_laplacian(n=400):
     return scipy.sparse.csr_array(A)
 
 
+@pytest.mark.parametrize("copies", [3, 4])
+def test_an_eigenvalue_of_higher_multiplicity_than_the_size_is_seen(copies):
+    """Of three or four equal drums, in what a Krylov space from one vector would take for one."""
+    n = 500
+    drum = scipy.sparse.diags_array([np.full(n, -2.0), np.ones(n - 1), np.ones(n - 1)], offsets=[0, -1, 1]) * (n + 1) ** 2
+    A = scipy.sparse.csr_array(scipy.sparse.block_diag([drum] * copies))
+    for symmetric in (None, False):
+        with pytest.raises(NotConvergedError, match="do not stand clear of the next"):
+            jordan_chain(A, target=-(np.pi**2) + 0.5, symmetric=symmetric)
+
+
 def test_the_solves_do_not_grow_with_the_distance_of_the_shift():
     costs = {}
     for gaps in (0.05, 0.5, 10.0):
