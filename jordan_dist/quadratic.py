@@ -175,7 +175,6 @@ class CompanionFactor:
         self.backend, self.matrix, self.ratio = backend, matrix, matrix.a / matrix.b
         terms = [*matrix.P, *((-self.ratio * c, D) for c, D in matrix.Q)]
         self.inner: Factor = backend.base.factor(terms, symmetric=matrix.symmetric)
-        self.wide = self.inner.wide
 
     def solve(self, R: np.ndarray) -> np.ndarray:
         top, bottom = np.split(R, 2)

@@ -26,10 +26,9 @@ log = logging.getLogger("jordan_dist")
 
 EPS = np.finfo(float).eps
 GUARDS = 2  # columns beyond k in the first Krylov block: they carry the eigenvalues next to the wanted ones
-MAX_COLUMNS = 60  # of a Krylov space
+MAX_COLUMNS = 60  # of a Krylov space for up to three eigenvalues; 20 for each of more
 KRYLOV = 1e-12  # residual at which it ends: what is left, if anything, costs a sweep
 COMPETING = 0.5  # of the k-th modulus: Ritz values above it may yet be among the k largest
-WORTHY = 0.1  # of the largest residual: one below it does not call for a column yet. (At a Jordan block one direction serves all.)
 TRIAL = 16  # columns before a shift is judged
 MAX_SHIFTS = 3
 RITZ_SHOWS = 0.05  # residual at which Ritz values show where a better shift is
@@ -105,8 +104,7 @@ def start(
     if not 2 <= k <= backend.n:
         raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is {k}")
     hasty = target is None
-    options = {"tolerance": tolerance, "wide": factor.wide}
-    found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k, begin=begin, hasty=hasty, **options)
+    found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k, tolerance=tolerance, begin=begin, hasty=hasty)
     values = sigma + 1 / found.ritz
     others = values[k:]
     if found.slow:
@@ -121,7 +119,7 @@ def start(
     check_cluster(values[: k + GUARDS][found.good[: k + GUARDS]], sigma, k)
     if pencil.symmetric:
         return found.X, found.X.conj(), others
-    return found.X, _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k, **options).X, others
+    return found.X, _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k, tolerance=tolerance).X, others
 
 
 def check_cluster(values: np.ndarray, sigma: complex, k: int) -> None:
@@ -182,14 +180,13 @@ def _krylov(
     tolerance: float = KRYLOV,
     begin: np.ndarray | None = None,
     hasty: bool = False,
-    wide: bool = False,
 ) -> _Rough:
     """The invariant subspace of the k dominant eigenvalues of the operator, by block Arnoldi from a random block, or from `begin`; if
     `hasty`, no farther than to where it shows that this will take long.
 
     The first two blocks are wider than k, which shows eigenvalues of higher multiplicity; then the space grows in the directions of the
-    residuals alone, of those Ritz vectors whose values compete for the first k places: of all of them if the operator is `wide`, else of
-    those that are large. A Schur form picks the invariant subspace, never eigenvectors: near a Jordan block these are parallel.
+    residuals alone, of those Ritz vectors whose values compete for the first k places. A Schur form picks the invariant subspace, never
+    eigenvectors: near a Jordan block these are parallel.
     """
     n = backend.n
     width = min(k + GUARDS, n)
@@ -197,7 +194,8 @@ def _krylov(
     if begin is not None:
         first[:, : begin.shape[1]] = begin
     # operator(space[:, :done]) = space[:, :known] H, all columns orthonormal; pages that are not written take no memory
-    space = np.empty((first.shape[0], MAX_COLUMNS + 2 * width), dtype=complex, order="F")
+    limit = max(MAX_COLUMNS, 20 * k)
+    space = np.empty((first.shape[0], limit + 2 * width), dtype=complex, order="F")
     space[:, :width] = backend.qr(first)[0]
     done, known, chosen = 0, width, width
     H = np.zeros((width, 0), dtype=complex)
@@ -228,8 +226,8 @@ def _krylov(
         residual = float(np.linalg.norm(below @ U[:, :k]) / np.linalg.norm(T[:k, :k]))
         log.info("block Krylov space of %d columns: residual %.1e", done, residual)
         history.append((done, residual))
-        slow = hasty and _is_slow(history, tolerance)
-        if residual < tolerance or done >= MAX_COLUMNS or known == done or slow:
+        slow = hasty and _is_slow(history, tolerance, limit)
+        if residual < tolerance or done >= limit or known == done or slow:
             theta, E = np.linalg.eig(square)
             order = np.argsort(-np.abs(theta))[: np.count_nonzero(theta)]
             good = np.linalg.norm(below @ E[:, order], axis=0) <= 1e-4 * np.abs(theta[order])
@@ -237,13 +235,11 @@ def _krylov(
 
         competing = min(width, int(np.sum(moduli >= COMPETING * moduli[k - 1])))
         directions = below @ (U if competing == k else _dominant(square, moduli, competing)[1])[:, :competing]
-        W, sizes, _ = np.linalg.svd(directions)
+        W = np.linalg.qr(directions, mode="complete")[0]
         space[:, done:known] = space[:, done:known] @ W
         H[done:] = W.conj().T @ below
-        if len(history) == 1:
-            chosen = known - done  # one application of the operator makes the second block of what the first may have hidden
-        else:
-            chosen = len(sizes) if wide else int(np.sum(sizes >= WORTHY * sizes[0]))
+        # The second block is whole: only what the operator was applied to shows in Ritz values.
+        chosen = known - done if len(history) == 1 else min(competing, known - done)
 
 
 def _dominant(H: np.ndarray, moduli: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -253,15 +249,15 @@ def _dominant(H: np.ndarray, moduli: np.ndarray, k: int) -> tuple[np.ndarray, np
     return T, U
 
 
-def _is_slow(history: list[tuple[int, float]], tolerance: float) -> bool:
-    """Whether a Krylov space, by the residuals at its last columns, will need more than MAX_COLUMNS, while the Ritz values are accurate
+def _is_slow(history: list[tuple[int, float]], tolerance: float, limit: int) -> bool:
+    """Whether a Krylov space, by the residuals at its last columns, will need more than `limit`, while the Ritz values are accurate
     enough to show where a better shift is."""
     done, residual = history[-1]
     if done < TRIAL or not tolerance < residual < RITZ_SHOWS:
         return False
     then, before = next((c, r) for c, r in reversed(history) if c <= done - TRIAL // 2)
     fall = np.log(max(before / residual, 1.01)) / (done - then)  # per column
-    return bool(np.log(residual / tolerance) / fall > MAX_COLUMNS - done)
+    return bool(np.log(residual / tolerance) / fall > limit - done)
 
 
 def refine(

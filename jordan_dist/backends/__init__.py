@@ -59,9 +59,6 @@ class Cost:
 class Factor(Protocol):
     """An approximate factorization of A - sigma B. How accurate it is changes the number of sweeps, not the result."""
 
-    wide: bool
-    """Whether a solve of a few columns costs little more than one of a single column."""
-
     def solve(self, R: np.ndarray) -> np.ndarray: ...
 
     def solve_adjoint(self, R: np.ndarray) -> np.ndarray: ...

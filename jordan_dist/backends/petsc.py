@@ -395,11 +395,6 @@ class PetscFactor:
             raise MemoryError(f"MUMPS could not factorize the matrix: INFOG(1) = {status}, INFOG(2) = {detail}")
         return True
 
-    @property
-    def wide(self) -> bool:
-        """MUMPS goes through its factors once for all columns (n = 1.1e6 on two ranks: 1.1, 1.4 and 1.9 s for 1, 2 and 4)."""
-        return self.pc.getFactorSolverType() == "mumps" and self.ksp.getType() == "preonly"
-
     def solve(self, R: np.ndarray) -> np.ndarray:
         if self.ksp.getType() != "preonly":
             return self._by_columns(self._iterate(self.ksp.solve), np.asarray(R, dtype=complex), through=0)

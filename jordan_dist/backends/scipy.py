@@ -49,8 +49,6 @@ class ScipyBackend(BlockVectors):
 class ScipyFactor:
     """SuperLU for a sparse matrix, LAPACK for a dense one."""
 
-    wide = False
-
     def __init__(self, matrix: Any, cost: Cost, *, symmetric: bool):
         self.cost = cost
         with cost.factoring():

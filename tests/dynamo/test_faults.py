@@ -257,14 +257,14 @@ def test_killed_and_exiting_workers_on_ray(valence, population, tmp_path, capsys
 def test_a_hung_worker_is_named_and_ended_and_a_slow_one_is_not(valence, population, tmp_path, capsys, monkeypatch):
     from dynamo_dist.runtime import ray_runtime
 
-    monkeypatch.setattr(ray_runtime, "SILENCE", 8.0)
+    monkeypatch.setattr(ray_runtime, "SILENCE", 30.0)
     monkeypatch.setattr(ray_runtime, "LOOK", 0.5)
     with open_runtime(2) as runtime:
         store, marker = fresh(tmp_path / "hung", valence), tmp_path / "marker"
         train_remaining(store, runtime, work=functools.partial(_stops_at, 3, str(marker)))
         assert_same(store.path, population.path)
         hung = marker.read_text()
-        named = f"the worker {hung} on .* showed no sign of life for 8 s and was ended; networks '.*', ... .* are tried again .2 of 3."
+        named = f"the worker {hung} on .* showed no sign of life for 30 s and was ended; networks '.*', ... .* are tried again .2 of 3."
         assert re.search(named, capsys.readouterr().err)
         deadline = time.monotonic() + 60
         while Path(f"/proc/{hung}").exists():  # Ray asks it to end, and kills it some seconds later
