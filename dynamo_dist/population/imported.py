@@ -175,6 +175,11 @@ def _check_types(adopted: Mapping[str, Adopted]) -> None:
                 )
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two results of the same computation are equal but for rounding."""
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-4 * a.abs().max())
+
+
 def _adopt(module: nn.Module, data: Dataset, target: str, hidden: Sequence[str] | None, arguments: Mapping[str, Any] | None) -> Adopted:
     """What is stored of a network. The module itself is left as it is."""
     if not isinstance(module, nn.Module):
@@ -316,7 +321,8 @@ def _as_imported(module: nn.Module, examples: Examples, output: Output, hidden: 
     stack = StackedImported(architecture, {name: tensor.detach()[None] for name, tensor in state.items()})
     again_layers, again = observe(stack.network(0), architecture, inputs, lengths_B)
     _, (stacked,) = stack(inputs[None], None if lengths_B is None else lengths_B[None])
-    if not all(torch.equal(a, b) for a, b in zip([*layers, answers, answers], [*again_layers, again, stacked], strict=True)):
+    # Not to the last bit: on some processors products depend on where tensors lie in memory.
+    if not all(_same(a, b) for a, b in zip([*layers, answers, answers], [*again_layers, again, stacked], strict=True)):
         raise InputError(
             f"{architecture.label} made again with the arguments {text} and the same tensors gives other outputs: give the arguments that it "
             "was made with; what else determines it must be in its state dict, and it must not be random"

@@ -84,7 +84,7 @@ def continue_points(family: Family, parameter_P: Tensor, starts_PSH: Tensor) -> 
     h_NH, m_N, continued_N = cold.state, cold.map, torch.zeros(len(cold), dtype=torch.bool)
     # Forwards and then backwards, so that a point that one step missed comes from the next.
     for direction in (1, -1):
-        for step in range(len(parameter_P))[:: direction][1:]:
+        for step in range(len(parameter_P))[::direction][1:]:
             before, here = m_N == step - direction, (m_N == step).nonzero()[:, 0]
             landed = _follow(maps, slope, parameter_P, h_NH[before], m_N[before], direction)
             near = _nearest(landed, h_NH[here], SAME * scale)
@@ -93,7 +93,9 @@ def continue_points(family: Family, parameter_P: Tensor, starts_PSH: Tensor) -> 
             h_NH, m_N = torch.cat([h_NH, new]), torch.cat([m_N, torch.full((len(new),), step)])
             continued_N = torch.cat([continued_N, torch.ones(len(new), dtype=torch.bool)])
     points = search_rows(maps, h_NH, m_N, spread_M=step_M, slow=False)
-    source = torch.cat([_nearest(points.state[points.map == k], h_NH[m_N == k], SAME * scale, (m_N == k).nonzero()[:, 0]) for k in range(maps.count)])
+    source = torch.cat(
+        [_nearest(points.state[points.map == k], h_NH[m_N == k], SAME * scale, (m_N == k).nonzero()[:, 0]) for k in range(maps.count)]
+    )
     is_cold = torch.arange(len(h_NH)) < len(cold)
     return Path(
         parameter=parameter_P,
@@ -204,18 +206,24 @@ def _bifurcations(family: Family, parameter_P: Tensor, points: Points, scale: Te
         for k in range(len(parameter_P) - 1)
         if _signature(ends[k]) != _signature(ends[k + 1])
     ]
-    found = []
+    found: list[Bracket] = []
     # Of several between two steps the first is found, then the first of what is left.
     for _ in range(_MOST):
         if not open_:
             break
         left = []
         for (_, end, _, last), (low, high, before, after) in zip(open_, _bisect(family, open_, scale, width), strict=True):
-            found.append(_classified(before, after, (low + high) / 2, scale))
+            found.append((low, high, before, after))
             if _signature(after) != _signature(last) and end > high:
                 left.append((high, end, after, last))
         open_ = left
-    return tuple(sorted(found, key=lambda one: one.at))
+    named: list[tuple[Bracket, Bifurcation]] = []
+    for low, high, before, after in sorted(found, key=lambda one: one[0]):
+        if named and named[-1][1].kind == "unresolved" and low - named[-1][0][1] <= 2 * width:
+            # At a pitchfork the stability of a point may be seen to change a step of the bisection before those beside it are seen.
+            low, _, before, _ = named.pop()[0]
+        named.append(((low, high, before, after), _classified(before, after, (low + high) / 2, scale)))
+    return tuple(one for _, one in named)
 
 
 Bracket = tuple[float, float, Points, Points]
