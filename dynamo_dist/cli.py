@@ -41,7 +41,7 @@ from dynamo_dist.population.networks_folder import import_folder
 from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.population.store import group_means
-from dynamo_dist.progress import be_quiet, duration, say, summarize
+from dynamo_dist.progress import duration, quietly, say, summarize
 from dynamo_dist.runfolder import check, claim
 from dynamo_dist.runtime import open_runtime, restarted, workers_of
 
@@ -407,29 +407,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     keep_memory()
     arguments = parser().parse_args(argv)
-    be_quiet(getattr(arguments, "quiet", False))
     try:
-        if arguments.command == "run":
-            _run(arguments)
-        elif arguments.command == "train-population":
-            _train_population(arguments)
-        elif arguments.command == "embed":
-            _embed(arguments)
-        elif arguments.command == "analyze":
-            _analyze(arguments)
-        elif arguments.command == "import":
-            check_new(arguments.out)
-            population = import_folder(arguments.folder, open_folder(arguments.data), arguments.out)
-            print(f"{arguments.out}: {len(population)} networks")
-        elif arguments.command == "import-data":
-            counts = import_imdb(arguments.source, arguments.out)
-            print(f"{arguments.out}: {counts['train']} training and {counts['test']} test reviews")
-        elif arguments.command == "report":
-            _report(arguments.folder)
-            print(arguments.folder / "report.html")
-        else:
-            for name, make in recipes.RECIPES.items():
-                print(f"{name:14s} {make.__doc__.splitlines()[0]}")
+        with quietly(getattr(arguments, "quiet", False)):
+            if arguments.command == "run":
+                _run(arguments)
+            elif arguments.command == "train-population":
+                _train_population(arguments)
+            elif arguments.command == "embed":
+                _embed(arguments)
+            elif arguments.command == "analyze":
+                _analyze(arguments)
+            elif arguments.command == "import":
+                check_new(arguments.out)
+                population = import_folder(arguments.folder, open_folder(arguments.data), arguments.out)
+                print(f"{arguments.out}: {len(population)} networks")
+            elif arguments.command == "import-data":
+                counts = import_imdb(arguments.source, arguments.out)
+                print(f"{arguments.out}: {counts['train']} training and {counts['test']} test reviews")
+            elif arguments.command == "report":
+                _report(arguments.folder)
+                print(arguments.folder / "report.html")
+            else:
+                for name, make in recipes.RECIPES.items():
+                    print(f"{name:14s} {make.__doc__.splitlines()[0]}")
     except InputError as error:
         _tell(f"dynamo-dist: {error}")
         return 2

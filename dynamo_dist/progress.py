@@ -35,10 +35,15 @@ _quiet = False
 _live: Progress | None = None
 
 
-def be_quiet(quiet: bool) -> None:
-    """Whether this process says nothing of its progress from now on."""
+@contextlib.contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """While the body runs, say nothing of the progress if `quiet`."""
     global _quiet
-    _quiet = quiet
+    before, _quiet = _quiet, quiet
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def _silent() -> bool:
