@@ -228,6 +228,7 @@ def what_the_readme_takes_for_granted(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # minutes, and more on a busy machine
 def test_the_readme_runs(here):
     names = what_the_readme_takes_for_granted(here)
     run_pages(names, ROOT / "README.md")
