@@ -290,7 +290,8 @@ def test_a_hung_worker_is_named_and_ended_and_a_slow_one_is_not(valence, populat
             over.set()
             thread.join()
         assert_same(store.path, population.path)
-        assert len(list(seen.iterdir())) == 2 and "tried again" not in capsys.readouterr().err
+        # None was replaced. (The fresh one for the hung one may come too late for any chunk.)
+        assert 1 <= len(list(seen.iterdir())) <= 2 and "tried again" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
