@@ -46,7 +46,7 @@ def environment(**more):
 def run(*words, launcher=(), code=None, **more):
     start = ["-c", code] if code else ["-m", "jordan_dist.cli"]
     return subprocess.run(
-        [*launcher, sys.executable, *start, *map(str, words)], capture_output=True, text=True, timeout=180, env=environment(**more)
+        [*launcher, sys.executable, *start, *map(str, words)], capture_output=True, text=True, timeout=500, env=environment(**more)
     )
 
 
@@ -370,6 +370,7 @@ def test_what_petsc_refuses_is_a_sentence(tmp_path):
 
 @petsc
 @pytest.mark.slow
+@pytest.mark.timeout(1100)  # ranks that wait for each other are slow on a busy machine
 def test_verify_and_scan_on_two_ranks(tmp_path):
     """One rank speaks and writes, and both find what one finds."""
     done = run("verify", "--out", tmp_path / "v", "--json", launcher=MPIRUN)
