@@ -10,28 +10,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import platform
-import re
 import shlex
 import shutil
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import scipy
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
-from jordan_dist import bench, io, memory, plan, problems, verify
+from jordan_dist import arguments, bench, io, memory, plan, problems, verify
+from jordan_dist.arguments import UsageError, parser
 from jordan_dist.backends import MissingExtraError
 from jordan_dist.chain import JordanChain, jordan_chain
 from jordan_dist.checkpoint import is_folder_of_steps
@@ -41,174 +37,21 @@ from jordan_dist.pencil import AffineFamily
 from jordan_dist.report import VERDICTS, number, write_page
 from jordan_dist.scan import scan_exceptional_points
 from jordan_dist.subspace import NotConvergedError
+from jordan_dist.terminal import telling
 
 log = logging.getLogger("jordan_dist")
 
-EPILOG = """\
-examples:
-  jordan-dist example waveguides --ep --out runs/waveguides
-  mpirun -n 2 jordan-dist example resonators --ep --out runs/resonators
-  jordan-dist example resonators --parameters=-0.1243+0.2748i --out runs/chain
-  mpirun -n 2 jordan-dist chain A.mtx --B B.mtx --target 7.6-0.2i --out runs/mine
-  jordan-dist chain A.mtx --target 7.6-0.2i --size auto --known 1e-6 --out runs/bounds
-  jordan-dist ep A0.npz --dA A1.npz --start 0.1+0.2i --target 7.6-0.2i --out runs/point
-  jordan-dist scan A0.npy --dA A1.npy --window=-1-1i:1+1i --out runs/all
-  jordan-dist scan resonators --window=-0.2-0.4i:0.2+0.4i --out runs/both
-  jordan-dist verify --out runs/verify
-  mpirun -n 2 jordan-dist bench waveguides --grid 212 424 > bench.jsonl
-  jordan-dist plan --n 4e6 --dim 2 --ranks 2
-
-Matrices are read from Matrix Market (.mtx, .mtx.gz), scipy sparse (.npz), numpy (.npy) and PETSc binary files (any other name).
-
-The direct solver takes PETSc options with the prefix jordan_ from the environment, for example
-PETSC_OPTIONS="-jordan_mat_mumps_icntl_14 200".
-"""
-
-
-QUIET = "say nothing on standard error but warnings and what went wrong"
 PATIENCE = 5.0  # seconds in which ranks that fail alike come together
-
-
-class UsageError(ValueError):
-    """What the user asked for cannot be done; raised on all ranks alike."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-def parser() -> argparse.ArgumentParser:
-    shared: dict[str, Any] = {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    top = _Parser(prog=io.PROGRAM, description="Jordan chains and exceptional points of large sparse pencils.", **shared)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    about = f"Solves a built-in problem:\n{problems.descriptions()}"
-    example = commands.add_parser("example", help="solve a built-in problem", description=about, **shared)
-    example.add_argument("name", metavar="NAME", help=", ".join(problems.PROBLEMS))
-    example.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for result.json, the chain and the report")
-    example.add_argument("--ep", action="store_true", help="search the exceptional point; otherwise the chain near --parameters")
-    example.add_argument("--parameters", metavar="P[,P..]", help="where to start or to solve, such as 0.0051 or -0.12+0.27i")
-    example.add_argument("--grid", type=int, metavar="G", help="cells per side; a multiple of 212 where there are rectangles (default 212)")
-    example.add_argument("--round", action="store_true", help="take the nearest grid that keeps the geometry, instead of refusing G")
-    _replacing(example)
-    example.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
-    example.add_argument("--quiet", action="store_true", help=QUIET)
-    example.set_defaults(run=run_example)
-    chain = commands.add_parser(
-        "chain", help="the Jordan chain of your matrices", description="The Jordan chain of A - lambda B.", **shared
-    )
-    _matrices(chain, "A", derivatives="derivatives by the parameters, one file each: the chain is then of second order")
-    _wanted(chain)
-    chain.add_argument(
-        "--known", metavar="D", help="to what 2-norm the matrices are known: bounds of the errors of the chain (one more factorization)"
-    )
-    _run_folder(chain, run_chain)
-    ep = commands.add_parser("ep", help="the exceptional point of your family", description="The exceptional point near --start.", **shared)
-    _matrices(ep, "A0", derivatives="A1, A2, .. of A0 + sum p_i A_i, one file per parameter")
-    _wanted(ep)
-    ep.add_argument("--start", required=True, metavar="P[,P..]", help="parameters; if all are real they stay real")
-    ep.add_argument("--window", metavar="P:P", help="two corners; a search that leaves the window ends with status 3")
-    _run_folder(ep, run_ep)
-    scan = commands.add_parser(
-        "scan",
-        help="all exceptional points in a window",
-        description="All exceptional points of two eigenvalues in a window of one complex or two real parameters.",
-        **shared,
-    )
-    _matrices(scan, "A0", derivatives="A1, A2, .. of A0 + sum p_i A_i, one file per parameter", example=True)
-    scan.add_argument("--window", required=True, metavar="P:P", help="lower left and upper right corner, such as -1-1i:1+1i or 0,0:1,2")
-    scan.add_argument("--target", metavar="Z", help="near the eigenvalues that merge; without it all pairs, of order up to 200")
-    scan.add_argument("--group", type=int, default=2, metavar="M", help="how many eigenvalues nearest the target to follow (default 2)")
-    scan.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for scan.json")
-    scan.add_argument("--overwrite", action="store_true", help="replace the scan that --out holds")
-    scan.add_argument("--json", action="store_true", help="print scan.json as the last line of standard output")
-    scan.add_argument("--quiet", action="store_true", help=QUIET)
-    scan.set_defaults(run=run_scan)
-    check = commands.add_parser(
-        "verify",
-        help="measure the errors on pencils with known chains",
-        description="Solves dense pencils with planted Jordan blocks and prints how the errors fall with the distance from the "
-        "defective pencil. Exit status 1 if a slope or an error is not what it must be.",
-        **shared,
-    )
-    check.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for verify.json and the figure")
-    check.add_argument("--overwrite", action="store_true", help="replace the measurement that --out holds")
-    check.add_argument("--json", action="store_true", help="print verify.json as the last line of standard output")
-    check.set_defaults(run=run_verify)
-    planned = commands.add_parser(
-        "plan",
-        help="memory and time of a chain before it is started",
-        description="Extrapolates from small chains on this machine. They take a minute; what they measured is kept in FILE and used "
-        "again: by default $XDG_CACHE_HOME/jordan-dist/calibration-HOST.json (~/.cache without that variable), as long as versions and "
-        "cores stay the same. A FILE that is named is used wherever it was measured. Under mpirun that many ranks are measured.",
-        **shared,
-    )
-    planned.add_argument("--n", required=True, metavar="N", help="unknowns, such as 4e6, up to 1e9")
-    planned.add_argument("--dim", required=True, type=int, choices=[2, 3], help="of the grid")
-    planned.add_argument("--ranks", type=int, metavar="R", help="of the chain (default: of this command)")
-    planned.add_argument("--calibration", type=Path, metavar="FILE", help="where the measurement is kept")
-    planned.add_argument("--json", action="store_true", help="print the plan as the last line of standard output")
-    planned.set_defaults(run=run_plan)
-    race = commands.add_parser(
-        "bench",
-        help="times and memory, against other libraries",
-        description="One JSON line per problem and grid: the methods in turn, medians, and the ratios to the peers that are installed.",
-        **shared,
-    )
-    race.add_argument("names", nargs="*", default=["waveguides", "resonators"], metavar="NAME", help="built-in problems")
-    race.add_argument("--grid", nargs="+", type=int, default=[None], metavar="G", help="cells per side, one line for each")
-    race.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of which the median is taken (default 3)")
-    race.add_argument(
-        "--methods", nargs="+", choices=bench.OWN + bench.PEERS, metavar="M", help=f"of {', '.join(bench.OWN + bench.PEERS)} (default: all)"
-    )
-    race.set_defaults(run=run_bench)
-    report = commands.add_parser(
-        "report", help="write the page of a run again", description="Writes report.html of a run, a scan or a measurement.", **shared
-    )
-    report.add_argument("folder", type=Path, metavar="DIR", help="the --out of example, chain, ep, scan or verify")
-    report.set_defaults(run=run_report)
-    return top
-
-
-def _matrices(command: argparse.ArgumentParser, first: str, *, derivatives: str, example: bool = False) -> None:
-    """The arguments that name files of matrices."""
-    other = f", or a built-in problem: {', '.join(problems.PROBLEMS)}" if example else ""
-    command.add_argument("A", metavar=first, help=f"file with the matrix {first}{other}")
-    command.add_argument("--B", metavar="FILE", help="the matrix B; without it the identity")
-    command.add_argument("--dA", nargs="+", default=[], metavar="FILE", help=f"{derivatives}; `none` where zero")
-    command.add_argument("--dB", nargs="+", default=[], metavar="FILE", help="the same of B")
-
-
-def _wanted(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--target", required=True, metavar="Z", help="near the eigenvalues, such as 7.6-0.2i")
-    command.add_argument(
-        "--size", default="2", metavar="K", help="of the Jordan block (default 2); `auto`: as many as stand clear of the next"
-    )
-
-
-def _run_folder(command: argparse.ArgumentParser, run: Any) -> None:
-    command.add_argument("--format", choices=["npy", "petsc"], default="npy", help="of the chain: chain.npy or chain.petsc")
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for result.json, the chain and the report")
-    _replacing(command)
-    command.add_argument("--json", action="store_true", help="print result.json as the last line of standard output")
-    command.add_argument("--quiet", action="store_true", help=QUIET)
-    command.set_defaults(run=run)
-
-
-def _replacing(command: argparse.ArgumentParser) -> None:
-    which = command.add_mutually_exclusive_group()
-    which.add_argument("--overwrite", action="store_true", help="replace the run that --out holds")
-    which.add_argument("--resume", action="store_true", help="go on with the run that --out holds, on any number of ranks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     comm, rank = None, _launched("RANK") or 0
     try:
-        args = parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
+        args = parser().parse_args(arguments.joined(sys.argv[1:] if argv is None else argv))
         comm = _world()
         rank = comm.rank if comm is not None else 0
-        with _telling(rank, quiet=getattr(args, "quiet", False)):
-            return args.run(args, comm)
+        with telling(rank, quiet=getattr(args, "quiet", False)):
+            return RUNS[args.command](args, comm)
     except SystemExit as done:  # --help
         return int(done.code or 0)
     except (UsageError, MissingExtraError) as error:
@@ -235,48 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{io.PROGRAM}: rank {rank} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         comm.Abort(1)  # the others wait for this rank in some collective call, and would wait for ever
         raise
-
-
-DIGITS = 16  # of a residual: the whole bar
-
-
-@contextmanager
-def _telling(rank: int, *, quiet: bool) -> Iterator[None]:
-    """The log on standard error, of rank 0 alone: on a terminal above a line with the last residual and the time, elsewhere without
-    colours and bars."""
-    console, bar = Console(stderr=True), None
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    if rank != 0:
-        handler = logging.NullHandler()  # without any handler warnings would still be printed
-    elif sys.stderr.isatty() and not console.is_dumb_terminal and not quiet:
-        columns = TextColumn("residual"), BarColumn(bar_width=32), TextColumn("{task.description}"), TimeElapsedColumn()
-        # Standard output is the caller's, and may be a file.
-        bar = Progress(*columns, console=console, transient=True, redirect_stdout=False)
-        handler = _AboveTheBar(bar)
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
-    try:
-        with bar or nullcontext():
-            yield
-    finally:
-        log.removeHandler(handler)
-
-
-class _AboveTheBar(logging.Handler):
-    """Every message is a line of its own; the residual in it is what the bar shows, by its digits."""
-
-    def __init__(self, bar: Progress) -> None:
-        super().__init__()
-        self.bar, self.task = bar, bar.add_task("", total=DIGITS)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        self.bar.console.print(Text(message), soft_wrap=True)
-        found = re.search(r"residual (\d\.\de[+-]\d+)", message)
-        if found:
-            digits = -math.log10(max(float(found[1]), 10.0**-DIGITS))
-            self.bar.update(self.task, description=found[1], completed=max(0.0, digits))
 
 
 def _ended(comm: Any, rank: int, message: str, status: int) -> int:
@@ -315,53 +116,6 @@ def _world() -> Any:
     except ValueError as error:
         raise UsageError(str(error)) from error
     return petsc.MPI.COMM_WORLD.Dup()  # COMM_WORLD is kept for `_ended`, apart from what the others wait for
-
-
-def _joined(argv: Sequence[str]) -> list[str]:
-    """`--parameters -0.1+0.3i` as one word: argparse takes a complex number with a sign for an option."""
-    words = list(argv)
-    for i in reversed([i for i, word in enumerate(words[:-1]) if word in ("--parameters", "--start", "--target", "--window")]):
-        words[i : i + 2] = [f"{words[i]}={words[i + 1]}"]
-    return words
-
-
-def _numbers(text: str, flag: str) -> tuple[complex, ...]:
-    """Real numbers stay real: a search then stays on the real line."""
-    try:
-        values = [complex(part.strip().replace("i", "j")) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{flag} {text!r}: numbers separated by commas are needed, such as 0.0051 or -0.12+0.27i") from None
-    return tuple(values) if any(v.imag for v in values) else tuple(v.real for v in values)
-
-
-def _parameters(text: str, problem: problems.Problem) -> tuple[complex, ...]:
-    values = _numbers(text, "--parameters")
-    if len(values) != len(problem.parameter_names) or not np.isfinite(values).all():
-        names = ", ".join(problem.parameter_names)
-        raise UsageError(f"--parameters {text!r}: {problem.name} has {len(problem.parameter_names)} finite parameter(s): {names}")
-    return values
-
-
-def _window(text: str) -> tuple[tuple[complex, ...], ...]:
-    corners = text.split(":")
-    if len(corners) != 2:
-        raise UsageError(f"--window {text!r}: two corners with a colon between them are needed, such as -1-1i:1+1i or 0,0:1,2")
-    return tuple(_numbers(corner, "--window") for corner in corners)
-
-
-def _one_number(text: str, flag: str) -> complex:
-    values = _numbers(text, flag)
-    if len(values) != 1 or not np.isfinite(values[0]):
-        raise UsageError(f"{flag} {text!r}: one finite number is needed, such as 7.6-0.2i")
-    return complex(values[0])
-
-
-def _size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdecimal():
-        raise UsageError(f"--size {text!r}: a whole number is needed, or auto")
-    return int(text)
 
 
 @contextmanager
@@ -423,7 +177,7 @@ def run_example(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
     with _refusing():
         problem = problems.problem(args.name, args.grid, nearest=args.round)
-    parameters = _parameters(args.parameters, problem) if args.parameters else (problem.start if args.ep else problem.nearby)
+    parameters = arguments.parameters(args.parameters, problem) if args.parameters else (problem.start if args.ep else problem.nearby)
     _agreed(comm, _check_run, args)
     log.info("%s: n = %d, %s", problem.title, problem.n, _where(comm))
 
@@ -436,14 +190,14 @@ def run_example(args: argparse.Namespace, comm: Any) -> int:
 
 def run_chain(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
-    target = _one_number(args.target, "--target")
-    known = None if args.known is None else _one_number(args.known, "--known").real
+    target = arguments.one_number(args.target, "--target")
+    known = None if args.known is None else arguments.one_number(args.known, "--known").real
     if known is not None and (args.dA or args.dB):
         raise UsageError("--known is for a chain of first order: leave out --dA and --dB, which move it to other matrices")
     A, B, dA, dB, assembly = _read(args, comm)
     _agreed(comm, _check_run, args)
     with _checkpointed(args, comm) as checkpoint:
-        chain = jordan_chain(A, B, target=target, size=_size(args.size), dA=dA, dB=dB, checkpoint=checkpoint)
+        chain = jordan_chain(A, B, target=target, size=arguments.size(args.size), dA=dA, dB=dB, checkpoint=checkpoint)
         bounds = None if known is None or chain.verdict != "block" else vars(chain.forward_bounds(A, B, perturbation=known))
     count = max(len(dA), len(dB))
     about = _about(args, chain, count) | {"target": target, "start": [0.0] * count, "forward_bounds": bounds}
@@ -453,13 +207,13 @@ def run_chain(args: argparse.Namespace, comm: Any) -> int:
 
 def run_ep(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
-    target, start = _one_number(args.target, "--target"), _numbers(args.start, "--start")
-    window = None if args.window is None else _window(args.window)
+    target, start = arguments.one_number(args.target, "--target"), arguments.numbers(args.start, "--start")
+    window = None if args.window is None else arguments.window(args.window)
     A, B, dA, dB, assembly = _read(args, comm)
     _agreed(comm, _check_run, args)
     with _checkpointed(args, comm) as checkpoint:
         family = AffineFamily(A, dA, B, dB)
-        point = find_exceptional_point(family, start, target=target, size=_size(args.size), window=window, checkpoint=checkpoint)
+        point = find_exceptional_point(family, start, target=target, size=arguments.size(args.size), window=window, checkpoint=checkpoint)
     about = _about(args, point.chain, family.parameters) | {"target": target, "start": start}
     problems.destroy(A, B, *dA, *dB)
     return _finish(args, about, point.chain, point, assembly, begun, comm)
@@ -467,8 +221,8 @@ def run_ep(args: argparse.Namespace, comm: Any) -> int:
 
 def run_scan(args: argparse.Namespace, comm: Any) -> int:
     begun = time.perf_counter()
-    window, group = _window(args.window), args.group
-    target = None if args.target is None else _one_number(args.target, "--target")
+    window, group = arguments.window(args.window), args.group
+    target = None if args.target is None else arguments.one_number(args.target, "--target")
     if args.A in problems.PROBLEMS:
         if args.B or args.dA or args.dB:
             raise UsageError(f"{args.A} is a built-in problem and brings its own matrices: leave out --B, --dA and --dB")
@@ -720,7 +474,7 @@ def run_verify(args: argparse.Namespace, comm: Any) -> int:
 
 
 def run_plan(args: argparse.Namespace, comm: Any) -> int:
-    n = _one_number(args.n, "--n").real
+    n = arguments.one_number(args.n, "--n").real
     size = 1 if comm is None else comm.size
     ranks = size if args.ranks is None else args.ranks
     if not 2 <= n <= plan.LARGEST or n != int(n) or ranks < 1:
@@ -794,6 +548,18 @@ def run_report(args: argparse.Namespace, comm: Any) -> int:
         except ValueError as error:
             raise UsageError(str(error)) from error
     return 0
+
+
+RUNS = {
+    "example": run_example,
+    "chain": run_chain,
+    "ep": run_ep,
+    "scan": run_scan,
+    "verify": run_verify,
+    "plan": run_plan,
+    "bench": run_bench,
+    "report": run_report,
+}
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class TornClusterError(NotConvergedError):
 class PoorShiftError(NotConvergedError):
     """The shift is so far from the eigenvalues that a factorization at another is cheaper than the solves with this one."""
 
-    def __init__(self, instead: complex, X: np.ndarray):
+    def __init__(self, instead: complex, X: np.ndarray | None = None):
         super().__init__(f"the shift is far from the eigenvalues, which are near {instead:.6g}")
         self.instead, self.X = instead, X
 
@@ -115,7 +115,7 @@ def start(
         if np.any(nearest >= k):
             mean = complex(known[nearest].mean())
             # Not on the eigenvalues, which are known well by now: beside what a solve amplifies without bounds all else is rounding.
-            raise PoorShiftError(mean + 0.1 * (sigma - mean), found.X[:, :0])
+            raise PoorShiftError(mean + 0.1 * (sigma - mean))
     check_cluster(values[: k + GUARDS][found.good[: k + GUARDS]], sigma, k)
     if pencil.symmetric:
         return found.X, found.X.conj(), others
@@ -188,8 +188,7 @@ def _krylov(
     residuals alone, of those Ritz vectors whose values compete for the first k places. A Schur form picks the invariant subspace, never
     eigenvectors: near a Jordan block these are parallel.
     """
-    n = backend.n
-    width = min(k + GUARDS, n)
+    width = min(k + GUARDS, backend.n)
     first = backend.random_block(width)
     if begin is not None:
         first[:, : begin.shape[1]] = begin
@@ -212,7 +211,7 @@ def _krylov(
             # of a rank below their width the last columns of Q are rounding errors, and these may lie in the space already
             Q, again = backend.qr(backend.split(V, Q)[0])
             R = again @ R
-        room = min(chosen, n - known)
+        room = min(chosen, backend.n - known)
         space[:, known : known + room] = Q[:, :room]
         H = np.block([[H, column], [np.zeros((room, done)), R[:room]]])
         done, known = done + chosen, known + room

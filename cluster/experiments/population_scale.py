@@ -20,6 +20,7 @@ from cluster.experiments.timing import processor
 from dynamo_dist.data.valence import ValenceTask, make_valence
 from dynamo_dist.networks import Recurrent, stack_class
 from dynamo_dist.population import NetworkSpec, Population
+from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.store import Results
 
 LEFT = 1_000
@@ -40,6 +41,18 @@ def plan(folder: Path, networks: int) -> str:
     return f"{len(population.plan)} chunks"
 
 
+def commit_untrained(population: Population, chunk: Chunk) -> str:
+    """Commit the networks of a chunk as they start."""
+    members = population.chunk_specs(chunk)
+    name, architecture, none = population.chunk_name(members), members[0].architecture, [None] * chunk.networks
+    results = Results(
+        loss=none, curve=[[]] * chunk.networks, steps=[0] * chunk.networks, accuracy=none, r2=none,
+        failed_at=[-1] * chunk.networks, failure=none,
+    )  # fmt: skip
+    population.commit(name, members, stack_class(architecture).initial(architecture, [spec.seed for spec in members]), results)
+    return name
+
+
 def complete(folder: Path, networks: int) -> str:
     """Commit all but the last `LEFT` networks."""
     population = Population(folder)
@@ -47,14 +60,7 @@ def complete(folder: Path, networks: int) -> str:
     for chunk in population.remaining():
         if done + chunk.networks > networks - LEFT:
             continue
-        members = population.chunk_specs(chunk)
-        name, architecture, none = population.chunk_name(members), members[0].architecture, [None] * chunk.networks
-        results = Results(
-            loss=none, curve=[[]] * chunk.networks, steps=[0] * chunk.networks, accuracy=none, r2=none,
-            failed_at=[-1] * chunk.networks, failure=none,
-        )  # fmt: skip
-        population.commit(name, members, stack_class(architecture).initial(architecture, [spec.seed for spec in members]), results)
-        population.record(name, chunk)
+        population.record(commit_untrained(population, chunk), chunk)
         done += chunk.networks
     return f"{done} networks committed"
 

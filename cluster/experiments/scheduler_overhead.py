@@ -16,31 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.experiments.population_scale import specs
+from cluster.experiments.population_scale import commit_untrained, specs
 from cluster.experiments.timing import processor
 from dynamo_dist.data.valence import ValenceTask, make_valence
-from dynamo_dist.networks import stack_class
 from dynamo_dist.population import Population, work
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.scheduling import train_remaining
-from dynamo_dist.population.store import Results
 from dynamo_dist.runtime import open_runtime
 
 WORKERS = 2
 # References in one `ray.wait`: one for each worker.
 LOOKS = (2, 100, 1_000, 10_000)
-
-
-def commit_untrained(population: Population, chunk: Chunk) -> str:
-    """Commit the networks of a chunk as they start."""
-    members = population.chunk_specs(chunk)
-    name, architecture, none = population.chunk_name(members), members[0].architecture, [None] * chunk.networks
-    results = Results(
-        loss=none, curve=[[]] * chunk.networks, steps=[0] * chunk.networks, accuracy=none, r2=none,
-        failed_at=[-1] * chunk.networks, failure=none,
-    )  # fmt: skip
-    population.commit(name, members, stack_class(architecture).initial(architecture, [spec.seed for spec in members]), results)
-    return name
 
 
 def sleep(seconds: float, path: str, chunk: Chunk) -> str:

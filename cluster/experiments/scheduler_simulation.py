@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.experiments.scheduler_overhead import commit_untrained, lay_down
+from cluster.experiments.population_scale import commit_untrained
+from cluster.experiments.scheduler_overhead import lay_down
 from cluster.experiments.timing import processor
 from dynamo_dist.population import work
 from dynamo_dist.population.plan import Chunk

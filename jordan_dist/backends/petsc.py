@@ -471,6 +471,8 @@ class PetscFactor:
 
     def destroy(self) -> None:
         """Leaves the factors to the backend, for the analysis that is in them."""
+        if self.matrix is None:  # freed since: whoever replaces factors lets go of the old ones before the new ones are there
+            return
         if self.backend.retired is not None and self.backend.retired is not self:
             self.backend.retired.free()
         self.backend.retired = self

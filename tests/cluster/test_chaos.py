@@ -110,14 +110,6 @@ def test_a_lost_head_is_resumed(calm, tmp_path):
     load.assert_same(store.path, calm)
 
 
-@pytest.fixture(scope="module")
-def network():
-    if reason := hosts.impossible():
-        pytest.skip(reason)
-    with hosts.Hosts("head", "worker-1", "worker-2") as joined:
-        yield joined
-
-
 def test_a_network_that_is_cut_and_healed(calm, network, tmp_path):
     """For a second, which nobody notices; then for good, as far as Ray is concerned: what comes back is another node."""
     store = load.lay_down(tmp_path / "population")

@@ -71,15 +71,6 @@ def test_three_ray_nodes_are_one(one_node, tmp_path):
     assert_same_run(tmp_path / "run", one_node)
 
 
-@pytest.fixture(scope="module")
-def network():
-    """A head and two workers."""
-    if reason := hosts.impossible():
-        pytest.skip(reason)
-    with hosts.Hosts("head", "worker-1", "worker-2") as joined:
-        yield joined
-
-
 def test_a_head_and_two_workers_over_a_network(one_node, network, tmp_path):
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     with hosts.ray_on(network, **token) as address:

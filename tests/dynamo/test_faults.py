@@ -67,31 +67,15 @@ def fresh(path, valence):
 # Work of a worker, disturbed.
 
 
-def _killed_at(iteration, marker, path, chunk):
-    """Dies of SIGKILL at a training step, the first time."""
-    step = ChunkTraining.step
-
-    def dangerous(self, number):
-        if number == iteration and not Path(marker).exists():
-            Path(marker).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, number)
-
-    ChunkTraining.step = dangerous
-    try:
-        return train_and_commit(path, chunk)
-    finally:
-        ChunkTraining.step = step
-
-
-def _stops_at(iteration, marker, path, chunk):
-    """Its process stands still from a training step on, the first time: it is there, and does nothing more."""
+def _struck_at(iteration, blow, marker, path, chunk):
+    """Its process gets a signal at a training step, the first time: SIGKILL, of which it dies, or SIGSTOP, after which it is there and does
+    nothing more. The marker tells which one it was."""
     step = ChunkTraining.step
 
     def dangerous(self, number):
         if number == iteration and not Path(marker).exists():
             Path(marker).write_text(str(os.getpid()))
-            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(os.getpid(), blow)
         return step(self, number)
 
     ChunkTraining.step = dangerous
@@ -240,7 +224,8 @@ def test_killed_and_exiting_workers_on_ray(valence, population, tmp_path, capsys
     with open_runtime(2) as runtime:
         for iteration in (2, 4):
             store = fresh(tmp_path / f"kill-{iteration}", valence)
-            train_remaining(store, runtime, work=functools.partial(_killed_at, iteration, str(tmp_path / f"marker-{iteration}")))
+            marker = str(tmp_path / f"marker-{iteration}")
+            train_remaining(store, runtime, work=functools.partial(_struck_at, iteration, signal.SIGKILL, marker))
             assert_same(store.path, population.path)
             assert (tmp_path / f"marker-{iteration}").exists()
             told = capsys.readouterr().err
@@ -261,7 +246,7 @@ def test_a_hung_worker_is_named_and_ended_and_a_slow_one_is_not(valence, populat
     monkeypatch.setattr(ray_runtime, "LOOK", 0.5)
     with open_runtime(2) as runtime:
         store, marker = fresh(tmp_path / "hung", valence), tmp_path / "marker"
-        train_remaining(store, runtime, work=functools.partial(_stops_at, 3, str(marker)))
+        train_remaining(store, runtime, work=functools.partial(_struck_at, 3, signal.SIGSTOP, str(marker)))
         assert_same(store.path, population.path)
         hung = marker.read_text()
         named = f"the worker {hung} on .* showed no sign of life for 30 s and was ended; networks '.*', ... .* are tried again .2 of 3."

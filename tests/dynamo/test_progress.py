@@ -2,13 +2,13 @@
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from terminal import on_a_terminal
 
 from dynamo_dist.cli import main
 
@@ -48,29 +48,9 @@ def test_in_a_pipe_there_are_lines_without_colours_and_bars():
     assert lines[-4:] == ["  networks  4", "  accuracy  0.9", "next", f"  {SAID[2]}"]
 
 
-def on_a_terminal(code, **environment):
-    """What appears on a terminal, and standard output, which is a pipe."""
-    ours, theirs = pty.openpty()
-    with command(code, stderr=theirs, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environment}) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not part:
-                break
-            shown += part
-        out = process.stdout.read()
-    os.close(ours)
-    assert process.returncode == 0
-    return shown.decode(), out
-
-
 def test_on_a_terminal_there_is_one_line_with_a_bar():
-    shown, out = on_a_terminal(CODE)
-    assert out == "result.json\n"
+    shown, out, status = on_a_terminal([sys.executable, "-c", CODE], os.environ)
+    assert status == 0 and out == "result.json\n"
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert "\u2501" * 10 in plain and plain != shown  # the bar, and codes that write over it
     for words in SAID:
@@ -81,7 +61,8 @@ def test_on_a_terminal_there_is_one_line_with_a_bar():
 
 
 def test_a_terminal_that_knows_no_codes_gets_lines():
-    shown, _ = on_a_terminal(CODE, TERM="dumb")
+    shown, _, status = on_a_terminal([sys.executable, "-c", CODE], os.environ, kind="dumb")
+    assert status == 0
     assert "\x1b" not in shown and "\u2501" not in shown and SAID[0] in shown
 
 

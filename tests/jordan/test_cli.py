@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import shutil
 import signal
@@ -11,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from terminal import on_a_terminal
 
 from jordan_dist import io
 from jordan_dist.cli import main, parser
@@ -429,30 +429,10 @@ def test_all_flags():
     }
 
 
-def on_a_terminal(*words):
-    """What the command shows on a terminal, its standard output, which is a pipe, and its status."""
-    ours, theirs = pty.openpty()
-    own = environment(TERM="xterm-256color", COLUMNS="100")
-    command = [sys.executable, "-m", "jordan_dist.cli", *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=own) as process:
-        os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not part:
-                break
-            shown += part
-        out = process.stdout.read()
-    os.close(ours)
-    return shown.decode(), out, process.returncode
-
-
 def test_residuals_on_a_terminal_and_in_a_pipe(tmp_path, capsys):
     words = ["example", "planted-block", "--ep", "--out"]
-    shown, out, status = on_a_terminal(*words, tmp_path / "a")
+    command = [sys.executable, "-m", "jordan_dist.cli", *words, str(tmp_path / "a")]
+    shown, out, status = on_a_terminal(command, environment())
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert status == 0 and out == f"{tmp_path / 'a' / 'result.json'}\n"
     assert plain != shown and "\u2501" in plain and re.search(r"step 1: \|delta\| \S+, residual", plain)

@@ -482,6 +482,25 @@ def test_a_shell_with_the_factors_of_a_matrix_nearby(world, method):
     destroy(shell, near, A, *dA, chain.vectors, chain.left_vectors, expected.vectors, expected.left_vectors)
 
 
+def test_factors_that_were_freed_are_not_taken_up_again(world):
+    """Whoever replaces factors may let go of the old ones twice, if the new ones cannot be made."""
+    from jordan_dist.backends.petsc import PetscBackend
+
+    A = np.diag(np.arange(1.0, 9.0)) + np.eye(8, k=1)
+    backend = PetscBackend.around(A, world)
+    terms = [(1.0, backend.matrix(A, "A"))]
+    old = backend.factor(terms, symmetric=False)
+    old.destroy()
+    other = backend.factor(terms, symmetric=True)  # of another kind: the old ones are of no use, and freed
+    old.destroy()
+    other.destroy()
+    again = backend.factor(terms, symmetric=False)
+    X = backend.random_block(2)
+    assert backend.product(terms[0][1], again.solve(X)) == pytest.approx(X, abs=1e-12)
+    again.destroy()
+    backend.destroy()
+
+
 def test_nothing_of_a_chain_stays_in_memory(world):
     """What Python forgets is not freed by itself on more than one rank: a factorization is 30 MB here."""
     from jordan_dist import memory
