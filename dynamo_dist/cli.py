@@ -38,6 +38,7 @@ from dynamo_dist.population import Population
 from dynamo_dist.population.groups import read_groups, specs_of
 from dynamo_dist.population.imported import check_new
 from dynamo_dist.population.networks_folder import import_folder
+from dynamo_dist.population.reuse import population_of
 from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.population.store import group_means
@@ -85,6 +86,14 @@ def parser() -> argparse.ArgumentParser:
         "--address", help="a running Ray cluster, for example auto or 10.0.0.1:6379; default: a local one for this command"
     )
     command.add_argument("--seeds", type=int, default=1, help="meta-models to train, seeds 0, 1, ...; default 1")
+    command.add_argument(
+        "--reuse",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="folder of a run whose networks are taken, not trained again, where they are the same; may be given again",
+    )
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
@@ -209,11 +218,13 @@ def _run(arguments: argparse.Namespace) -> None:
     identity = {"name": recipe.name, **recipes.identity(recipe)}
     # Everything that can be refused is refused before Ray starts and before the folder is touched.
     check(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
+    for path in arguments.reuse:
+        population_of(path)
     data = recipe.make_data()
     recipe.specs(data)
     with open_runtime(arguments.workers, arguments.address) as runtime:
         claim(arguments.out, identity, resume=arguments.resume, overwrite=arguments.overwrite)
-        result = run(recipe, data, arguments.out, runtime=runtime, seeds=arguments.seeds)
+        result = run(recipe, data, arguments.out, runtime=runtime, seeds=arguments.seeds, trained=arguments.reuse)
     _report(arguments.out)
     _tell_run(arguments.out, result)
     print(arguments.out / RESULT)

@@ -25,6 +25,7 @@ from dynamo_dist.jobs import map_jobs
 from dynamo_dist.metamodel import MetaModel, MetaModelConfig, checkpoint, folder
 from dynamo_dist.metamodel.training import TrainingJob, partition
 from dynamo_dist.population import Population
+from dynamo_dist.population.reuse import reuse
 from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.progress import duration, follow, say
@@ -196,14 +197,18 @@ def _meta_progress(paths: Sequence[Path]) -> str | None:
     return f"meta-model {which}: step {last['step']}/{last['steps']}, {losses}; {duration(last['left'])} left"
 
 
-def run(recipe: Recipe, data: dict[str, Dataset], out: Path, *, runtime: Runtime, seeds: int = 1) -> dict[str, Any]:
+def run(
+    recipe: Recipe, data: dict[str, Dataset], out: Path, *, runtime: Runtime, seeds: int = 1, trained: Sequence[Path] = ()
+) -> dict[str, Any]:
     """The whole experiment into `out`; returns what `result.json` holds. Finished stages of an earlier call are kept.
 
-    `data`: what `recipe.make_data()` returned.
+    `data`: what `recipe.make_data()` returned; `trained`: folders of runs or populations, whose networks are taken where they are the same.
     """
     clock = _Clock(out / "seconds.json")
     with clock("population"):
         population = Population.create(out / "population", recipe.specs(data), data, workers=runtime.workers)
+        for source, networks in reuse(population, trained).items():
+            say(f"population: {networks} networks are those of {source}, trained alike on the same data")
         train_remaining(population, runtime)
         population = Population.open(population.path)
         if recipe.copies or recipe.wider:

@@ -137,7 +137,7 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
     commands = parser()._subparsers._group_actions[0].choices
     flags = {name: sorted(f for action in p._actions for f in action.option_strings if f.startswith("--")) for name, p in commands.items()}
     assert flags == {
-        "run": ["--address", "--data", "--help", "--json", "--out", "--overwrite", "--quiet", "--resume", "--seeds", "--size", "--workers"],
+        "run": ["--address", "--data", "--help", "--json", "--out", "--overwrite", "--quiet", "--resume", "--reuse", "--seeds", "--size", "--workers"],
         "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--quiet", "--resume", "--seed", "--workers"],
         "import": ["--data", "--help", "--out"],
         "embed": [

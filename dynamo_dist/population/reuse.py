@@ -1,0 +1,47 @@
+"""Chunks that another population has already: the same networks on the same data, trained together, are not trained twice."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from dynamo_dist.commit import MANIFEST, commit_folder, damage
+from dynamo_dist.population.store import Population
+
+
+def reuse(population: Population, others: Iterable[Path]) -> dict[Path, int]:
+    """Commit the remaining chunks of a population that others hold, by their names: hashes of specifications and data. `others`: folders of
+    runs or populations. Returns the number of networks that came from each.
+
+    Files are verified before, and shared as hard links where the file system has them: committed files never change. Passed over are
+    damaged chunks, and those with networks that failed, which may have been that machine's fault. Raises `InputError` for a folder without a
+    population.
+    """
+    remaining = {population.chunk_name(population.chunk_specs(chunk)): chunk for chunk in population.remaining()}
+    taken: dict[Path, int] = {}
+    for path in others:
+        other = population_of(path)
+        known = other.committed()
+        for name in known.keys() & remaining.keys():
+            if damage(other.chunk_path(name)) is None and other.results(name)["failure"].null_count == known[name].networks:
+                if not population.is_committed(name):
+                    commit_folder(population.chunk_path(name), partial(_share, other.chunk_path(name)))
+                chunk = remaining.pop(name)
+                population.record(name, chunk)
+                taken[path] = taken.get(path, 0) + chunk.networks
+    return taken
+
+
+def population_of(path: Path) -> Population:
+    """The population in the folder of a run, or the folder itself."""
+    return Population(path / "population" if (path / "population").is_dir() else path)
+
+
+def _share(source: Path, folder: Path) -> None:
+    for file in source.iterdir():
+        if file.name != MANIFEST:
+            try:
+                os.link(file, folder / file.name)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(file, folder / file.name)
