@@ -207,6 +207,17 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("folder", type=Path, help="folder that run, embed or train-population wrote")
 
+    command = commands.add_parser(
+        "claims",
+        help="write a page that sets what is claimed of model embeddings beside what these runs measured",
+        description="Write claims.html and claims.json: every claim on every run that says something of it, as supported, not supported, or not "
+        "measurable at this size.",
+        formatter_class=raw,
+        epilog="example:\n  dynamo-dist claims runs/valence runs/imdb runs/cifar --out runs",
+    )
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder that run wrote")
+    command.add_argument("--out", type=Path, required=True, help="folder of the page")
+
     commands.add_parser("recipes", help="list the recipes", epilog="example: dynamo-dist recipes")
     return top
 
@@ -408,6 +419,18 @@ def _report(folder: Path) -> None:
     _figures(folder)
 
 
+def _claims(arguments: argparse.Namespace) -> None:
+    from dynamo_dist.report import write_claims
+
+    page, found = write_claims(arguments.runs, arguments.out)
+    summarize(
+        f"claims on {len(arguments.runs)} runs in {page}",
+        [(f"{one.run}: {one.claim}", one.verdict) for one in found],
+        [(str(page), "open it in a browser")],
+    )
+    print(page)
+
+
 def _interrupt(*_: object) -> NoReturn:
     """A process manager's polite end is an interrupt: the same clean stop of workers and Ray."""
     raise KeyboardInterrupt
@@ -438,6 +461,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             elif arguments.command == "report":
                 _report(arguments.folder)
                 print(arguments.folder / "report.html")
+            elif arguments.command == "claims":
+                _claims(arguments)
             else:
                 for name, make in recipes.RECIPES.items():
                     print(f"{name:14s} {make.__doc__.splitlines()[0]}")

@@ -25,20 +25,24 @@ def write_report(folder: Path) -> Path:
 def page(title: str, shown: dict[str, Any], *, before: str = "", after: str = "") -> str:
     """A complete HTML document of what `contents` returned, between two fragments of HTML."""
     numbers = json.dumps(shown, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # or a name could end the script
-    own = files("dynamo_dist.report")
+    scripts = f"""<script type="application/json" id="numbers">{numbers}</script>
+<script>{_plotly()}</script>
+<script>{(files("dynamo_dist.report") / "report.js").read_text()}</script>"""
+    return document(title, f"{before}\n{sections(shown)}\n{after}", scripts)
+
+
+def document(title: str, body: str, scripts: str = "") -> str:
+    """A complete HTML document around a fragment of HTML."""
+    button = '<button type="button" id="theme">Dark or light</button>' if scripts else ""  # it takes `report.js`
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}"><title>{text(title)}</title>
-<link rel="icon" href="data:,"><style>{(own / "report.css").read_text()}</style></head><body>
-<header><h1>{text(title)}</h1><button type="button" id="theme">Dark or light</button></header>
+<link rel="icon" href="data:,"><style>{(files("dynamo_dist.report") / "report.css").read_text()}</style></head><body>
+<header><h1>{text(title)}</h1>{button}</header>
 <main>
-{before}
-{sections(shown)}
-{after}
+{body}
 </main>
-<script type="application/json" id="numbers">{numbers}</script>
-<script>{_plotly()}</script>
-<script>{(own / "report.js").read_text()}</script>
+{scripts}
 </body></html>
 """
 
@@ -64,13 +68,13 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def table(header: list[str], rows: list[list[Any]]) -> str:
-    """An HTML table; the first column names the row, the others stand to the right."""
+def table(header: list[str], rows: list[list[Any]], kind: str = "numbers") -> str:
+    """An HTML table; the first column names the row, the others stand to the right, or run over lines where they are `words`."""
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
     body = "".join(
         f'<tr><th scope="row">{text(row[0])}</th>' + "".join(f"<td>{text(value)}</td>" for value in row[1:]) + "</tr>" for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def figure(name: str, caption: str) -> str:

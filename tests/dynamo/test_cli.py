@@ -147,6 +147,7 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
         "import-data": ["--help", "--out"],
         "analyze": ["--address", "--all", "--help", "--json", "--quiet", "--workers"],
         "report": ["--help"],
+        "claims": ["--help", "--out"],
         "recipes": ["--help"],
     }  # fmt: skip
     assert all("example" in command.format_help() for command in commands.values())
