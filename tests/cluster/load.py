@@ -27,9 +27,9 @@ COUNT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.
 
 
 def lay_down(path):
-    """Twelve chunks of four networks, of seconds each: more than a worker trains while a node that was killed is noticed and replaced."""
+    """Chunks of four networks, of seconds each: more than a worker trains while a node that was killed is noticed and replaced."""
     data = make_valence(ValenceTask(base=400, meta=20, test=200, longest=40))
-    specs = make_specs(data, networks=16, samples=400, epochs=45)
+    specs = make_specs(data, networks=12, samples=400, epochs=45)
     return Population.create(path, specs, data, workers=2, bytes_per_network=lambda spec, data: 10**9 // 4)
 
 
