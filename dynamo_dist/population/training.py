@@ -18,7 +18,7 @@ from dynamo_dist.data import Dataset, Examples, Output
 from dynamo_dist.data.augmentation import augment_stack
 from dynamo_dist.networks import Stacked, stack_class
 from dynamo_dist.population.memory import peak_bytes
-from dynamo_dist.population.specs import NetworkSpec
+from dynamo_dist.population.specs import NetworkSpec, own_samples
 
 # Points of the recorded training curve.
 CURVE = 20
@@ -87,14 +87,6 @@ def clip_per_network(parameters: Sequence[Tensor], clip_M: Tensor) -> Tensor:
         if replace:  # 0 * NaN is NaN: replace, do not scale
             p.grad.masked_fill_(~finite_M.view(shape), 0.0)
     return finite_M
-
-
-def own_samples(spec: NetworkSpec, available: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
-    """Indices of the examples that a network trains on and of those held out, and the generator that goes on: its seed's alone."""
-    rng = np.random.default_rng([spec.seed, 1])
-    own = rng.permutation(available)[: spec.samples]
-    training = spec.samples - spec.held_out
-    return own[:training], own[training:], rng
 
 
 def batch_order(spec: NetworkSpec, available: int) -> np.ndarray:
