@@ -71,7 +71,7 @@ class Run:
 
     @property
     def convolutional(self) -> bool:
-        return any(map(len, self.networks("stage_r2")))
+        return any(len(stages) > 1 for stages in self.networks("stage_r2"))  # recurrent networks have one
 
 
 def verdicts(paths: Sequence[Path]) -> list[Verdict]:
@@ -98,7 +98,7 @@ def _dynamics(run: Run) -> Judged:
     r2 = [seed["hidden_r2_median"] for seed in run.result["seeds"]]
     control = run.result["control"]["hidden_r2_median"]
     measured = f"{_over_seeds(r2)}; lowest network {run.result['meta']['hidden_r2_min']:.3f}; without theta {control:.3f}"
-    yield f"median hidden R^2 over networks of at least {least}", measured, _holds(min(r2) >= least)
+    yield f"median hidden R² over networks of at least {least}", measured, _holds(min(r2) >= least)
 
 
 def _outputs(run: Run) -> Judged:
@@ -128,10 +128,11 @@ def _clusters(run: Run) -> Judged:
         name: row for name, row in found["measures"].items() if name not in ("theta", "pulled_back") and row["adjusted_rand"] is not None
     }
     measured = ", ".join(
-        f"{name.replace('_', ' ')} {theta[name]:.2f}" + ("" if theta.get(f"{name}_sd") is None else f" ± {theta[f'{name}_sd']:.2f}")
-        for name in ("adjusted_rand", "nearest_neighbour", "silhouette")
+        f"{word} {theta[name]:.2f}" + ("" if theta.get(f"{name}_sd") is None else f" ± {theta[f'{name}_sd']:.2f}")
+        for name, word in (("adjusted_rand", "adjusted Rand"), ("nearest_neighbour", "nearest neighbour"), ("silhouette", "silhouette"))
     )
-    measured += f", p = {theta['p_value']:.3f}, {theta['meta_models']} meta-models of {theta['networks']} networks"
+    models = "one meta-model" if theta["meta_models"] == 1 else f"{theta['meta_models']} meta-models"
+    measured += f", p = {theta['p_value']:.3f}, {models} of {theta['networks']} networks"
     if others:
         best = max(others, key=lambda name: others[name]["adjusted_rand"])
         measured += f"; of the other measures {best} is best, adjusted Rand {others[best]['adjusted_rand']:.2f}"
@@ -281,12 +282,11 @@ def _body(found: Sequence[Verdict], runs: Sequence[Run]) -> str:
         "The control is the same meta-model and training with the embedding vector fixed at zero.</p>"
     ]
     for claim in CLAIMS:
-        own = [one for one in found if one.claim == claim]
-        parts.append(f"<h2>{text(claim)}</h2>")
-        if own:
-            parts.append(table(["run", "verdict", "asked", "measured"], [[one.run, one.verdict, one.asked, one.measured] for one in own], "words"))
-        else:
-            parts.append('<p class="note">None of these runs says anything of it.</p>')
+        rows = [[one.run, one.verdict, one.asked, one.measured] for one in found if one.claim == claim]
+        if rows:
+            parts += [f"<h2>{text(claim)}</h2>", table(["run", "verdict", "asked", "measured"], rows, "words")]
+    if untried := [claim for claim in CLAIMS if all(one.claim != claim for one in found)]:
+        parts.append("<h2>Of what these runs say nothing</h2>" + "".join(f'<p class="note">{text(claim)}</p>' for claim in untried))
     rows = []
     for run in runs:
         for group, score in run.result["population"]["accuracy"].items():

@@ -23,7 +23,7 @@ def emulation(r2=0.9, agreement=0.95, disputed=0.9, share=0.1):
 FINE = emulation()
 
 
-def write_run(folder, *, seeds=(FINE,), control=None, analyses=None, computations=("a",) * 4 + ("b",) * 4, stages=(), title="A run"):
+def write_run(folder, *, seeds=(FINE,), control=None, analyses=None, computations=("a",) * 4 + ("b",) * 4, stages=(0.9,), title="A run"):
     folder.mkdir()
     result = {
         "recipe": "valence", "title": title, "seeds": list(seeds), "meta": seeds[0], "control": control or emulation(disputed=0.7),
@@ -56,7 +56,7 @@ def similarity(rand, p=0.001):
         ({"seeds": (emulation(), emulation(r2=0.74))}, DYNAMICS, NOT_SUPPORTED),  # every meta-model counts
         ({"seeds": (emulation(r2=0.72),), "stages": (0.7, 0.8)}, DYNAMICS, SUPPORTED),  # images are asked for less
         ({"seeds": (emulation(agreement=0.92),)}, OUTPUTS, NOT_SUPPORTED),
-        ({"seeds": (emulation(agreement=0.92),), "stages": (0.9,)}, OUTPUTS, SUPPORTED),
+        ({"seeds": (emulation(agreement=0.92),), "stages": (0.9, 0.9)}, OUTPUTS, SUPPORTED),
         ({}, THETA, SUPPORTED),
         ({"control": emulation(disputed=0.85)}, THETA, NOT_SUPPORTED),
         ({"seeds": (emulation(share=0.02),)}, THETA, NOT_MEASURABLE),  # 20 inputs
