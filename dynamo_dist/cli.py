@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynamo_dist import recipes
+from dynamo_dist import recipes, storage
 from dynamo_dist.allocator import keep_memory
 from dynamo_dist.analysis import suite, sweep
 from dynamo_dist.commit import write_json
@@ -21,7 +21,7 @@ from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import JobFailed
 from dynamo_dist.metamodel import MetaModelConfig, folder
 from dynamo_dist.metamodel.activations import WAYS
-from dynamo_dist.metamodel.events import EventFiles, summary_writer
+from dynamo_dist.metamodel.events import FILES, EventFiles, summary_writer
 from dynamo_dist.metamodel.training import PRECISIONS, Diverged
 from dynamo_dist.pipeline import (
     ANALYSIS,
@@ -61,6 +61,20 @@ def _tell(message: str) -> None:
         print(message, file=sys.stderr)
 
 
+def _folder(text: str) -> Path:
+    try:
+        return storage.local(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _own_folder(text: str) -> Path:
+    path = _folder(text)
+    if storage.mirrored(path):
+        raise argparse.ArgumentTypeError(f"{text}: data are read from folders: give a path")
+    return path
+
+
 QUIET = "say nothing on standard error but what went wrong"
 
 
@@ -76,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example:\n  dynamo-dist run valence --out runs/valence\n  dynamo-dist run imdb-amount --data imdb --out runs/imdb",
     )
     command.add_argument("recipe", help=f"one of: {', '.join(recipes.RECIPES)}")
-    command.add_argument("--out", type=Path, required=True, help="folder of the run")
+    command.add_argument("--out", type=_folder, required=True, help="folder of the run, or its URI: s3://BUCKET/FOLDER")
     command.add_argument("--size", default="small", help="tiny (a smoke test, seconds) or small (2 cores, minutes); default small")
     command.add_argument("--data", help="folder of the data, where the recipe reads any")
     command.add_argument(
@@ -88,11 +102,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seeds", type=int, default=1, help="meta-models to train, seeds 0, 1, ...; default 1")
     command.add_argument(
         "--reuse",
-        type=Path,
+        type=_folder,
         action="append",
         default=[],
         metavar="RUN",
-        help="folder of a run whose networks are taken, not trained again, where they are the same; may be given again",
+        help="folder or URI of a run whose networks are taken, not trained again, where they are the same; may be given again",
     )
     command.add_argument("--resume", action="store_true", help="continue the run in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the run in --out")
@@ -111,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("groups", type=Path, help="TOML file, a table [[group]] for each group")
     command.add_argument("--data", type=Path, required=True, help="folder of the data: recordings (.npy, Parquet), images or texts")
-    command.add_argument("--out", type=Path, required=True, help="folder of the population")
+    command.add_argument("--out", type=_folder, required=True, help="folder of the population, or its URI: s3://BUCKET/FOLDER")
     command.add_argument("--workers", type=int, default=2, help="Ray workers with one CPU core each; 0: this process; default 2")
     command.add_argument("--address", help="a running Ray cluster; default: a local one for this command")
     command.add_argument("--seed", type=int, default=0, help="base of every network's seed; default 0")
@@ -134,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--data", type=Path, required=True, help="folder of the data that they answer: recordings (.npy, Parquet), images or texts"
     )
-    command.add_argument("--out", type=Path, required=True, help="new folder for the population")
+    command.add_argument("--out", type=_folder, required=True, help="new folder for the population, or its URI")
 
     command = commands.add_parser(
         "import-data",
@@ -144,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("kind", choices=("imdb",), help="what the source is")
     command.add_argument("source", type=Path, help="the archive aclImdb_v1.tar.gz, or the folder aclImdb")
-    command.add_argument("--out", type=Path, required=True, help="new folder for train.parquet and test.parquet")
+    command.add_argument("--out", type=_own_folder, required=True, help="new folder for train.parquet and test.parquet")
 
     command = commands.add_parser(
         "embed",
@@ -156,8 +170,8 @@ def parser() -> argparse.ArgumentParser:
         "  dynamo-dist embed runs/mine/population --out runs/mine-sweep --sweep --set steps=1000\n\n"
         "settings and their defaults:\n  " + "\n  ".join(f"{f.name} = {f.default}" for f in dataclasses.fields(MetaModelConfig)),
     )
-    command.add_argument("population", type=Path, help="folder of the population")
-    command.add_argument("--out", type=Path, required=True, help="folder of the meta-model")
+    command.add_argument("population", type=_folder, help="folder of the population, or its URI")
+    command.add_argument("--out", type=_folder, required=True, help="folder of the meta-model, or its URI: s3://BUCKET/FOLDER")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, see below; may be given again")
     command.add_argument("--workers", type=int, default=2, help="Ray workers, one per GPU or CPU core; 0: this process; default 2")
     command.add_argument("--address", help="a running Ray cluster; default: a local one for this command")
@@ -190,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example:\n  dynamo-dist analyze runs/valence --all\n  dynamo-dist analyze runs/mine-meta similarity landscape\n\n"
         f"analyses: {', '.join(suite.ANALYSES)}",
     )
-    command.add_argument("folder", type=Path, help="folder of a run, or of a meta-model")
+    command.add_argument("folder", type=_folder, help="folder of a run, or of a meta-model, or its URI")
     command.add_argument("analyses", nargs="*", metavar="NAME", help="which, see below")
     command.add_argument("--all", action="store_true", help="all of them; those that do not apply say why")
     command.add_argument("--workers", type=int, default=2, help="Ray workers, an analysis on each; 0: this process; default 2")
@@ -205,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=raw,
         epilog="example:\n  dynamo-dist report runs/valence",
     )
-    command.add_argument("folder", type=Path, help="folder that run, embed or train-population wrote")
+    command.add_argument("folder", type=_folder, help="folder that run, embed or train-population wrote, or its URI")
 
     command = commands.add_parser(
         "claims",
@@ -215,8 +229,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=raw,
         epilog="example:\n  dynamo-dist claims runs/valence runs/imdb runs/cifar --out runs",
     )
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder that run wrote")
-    command.add_argument("--out", type=Path, required=True, help="folder of the page")
+    command.add_argument("runs", type=_folder, nargs="+", metavar="RUN", help="folder that run wrote, or its URI")
+    command.add_argument("--out", type=_folder, required=True, help="folder of the page, or its URI")
 
     commands.add_parser("recipes", help="list the recipes", epilog="example: dynamo-dist recipes")
     return top
@@ -238,7 +252,7 @@ def _run(arguments: argparse.Namespace) -> None:
         result = run(recipe, data, arguments.out, runtime=runtime, seeds=arguments.seeds, trained=arguments.reuse)
     _report(arguments.out)
     _tell_run(arguments.out, result)
-    print(arguments.out / RESULT)
+    print(storage.address(arguments.out / RESULT))
     if arguments.json:
         print(json.dumps(result))
 
@@ -268,14 +282,14 @@ def _train_population(arguments: argparse.Namespace) -> None:
     write_json(arguments.out / RESULT, result)
     facts = [("networks", f"{len(population)}, {result['failed']} failed")]
     facts += [(name, f"{kind} {mean:.4f} on the test part") for name, mean in result[kind].items()]
-    meta = shlex.quote(f"{arguments.out}-meta")
+    meta = _quoted(Path(f"{arguments.out}-meta"))
     then = [
         (f"dynamo-dist embed {_quoted(population.path)} --out {meta}", "their meta-model"),
         (f"dynamo-dist report {_quoted(arguments.out)}", "their page"),
-        (f"dynamo_dist.Population.open({str(population.path)!r})", "in Python"),
+        (f"dynamo_dist.Population.open({storage.address(population.path)!r})", "in Python"),
     ]
-    summarize(f"population in {arguments.out}", facts, then)
-    print(arguments.out / RESULT)
+    summarize(f"population in {storage.address(arguments.out)}", facts, then)
+    print(storage.address(arguments.out / RESULT))
 
 
 def _settings(given: Sequence[str]) -> MetaModelConfig:
@@ -304,7 +318,7 @@ def _embed(arguments: argparse.Namespace) -> None:
     how = {"activations": arguments.activations, "precision": arguments.precision, "fully_shard": arguments.fully_shard}
     identity = {
         "name": "sweep" if arguments.sweep else "embed",
-        "population": str(population.path.resolve()),
+        "population": storage.address(population.path.resolve()),
         "config": dataclasses.asdict(config),
         "precision": arguments.precision,
     }
@@ -326,9 +340,11 @@ def _embed(arguments: argparse.Namespace) -> None:
                 (meta,) = train_meta_models(population, out, runtime, **how)
                 result = embed_result(meta)
         if runtime.leader:
+            for file in (file for path in out for file in path.glob(FILES)):
+                storage.publish(file)
             write_json(arguments.out / RESULT, result)
             _tell_embedded(arguments.out, result)
-            print(arguments.out / RESULT)
+            print(storage.address(arguments.out / RESULT))
             if arguments.json:
                 print(json.dumps(result))
 
@@ -343,11 +359,11 @@ def _analyze(arguments: argparse.Namespace) -> None:
     with open_runtime(arguments.workers, arguments.address) as runtime:
         found = analyze(arguments.folder, names, runtime)
     _figures(arguments.folder)
-    done = [(name, summary.get("does_not_apply", f"{arguments.folder / ANALYSIS / name}")) for name, summary in found.items()]
+    done = [(name, summary.get("does_not_apply", storage.address(arguments.folder / ANALYSIS / name))) for name, summary in found.items()]
     then = [(f"dynamo-dist report {_quoted(arguments.folder)}", "puts them on the page, report.html")]
-    summarize(f"analyses of {arguments.folder}", done, then)
+    summarize(f"analyses of {storage.address(arguments.folder)}", done, then)
     for name, summary in found.items():
-        print(arguments.folder / ANALYSIS / name / suite.SUMMARY)
+        print(storage.address(arguments.folder / ANALYSIS / name / suite.SUMMARY))
         if not arguments.all and "does_not_apply" in summary:
             raise InputError(f"{name}: {summary['does_not_apply']}")
     if arguments.json:
@@ -355,7 +371,7 @@ def _analyze(arguments: argparse.Namespace) -> None:
 
 
 def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+    return shlex.quote(storage.address(path))
 
 
 def _tell_run(out: Path, result: dict[str, Any]) -> None:
@@ -375,11 +391,11 @@ def _tell_run(out: Path, result: dict[str, Any]) -> None:
     facts.append(("clusters of theta", f"adjusted Rand {result['clustering']['adjusted_rand']:.2f} against the computation"))
     facts.append(("time", duration(result["seconds"]["total"])))
     then = [
-        (str(out / "report.html"), "open it in a browser; its figures for papers are in figures/"),
+        (storage.address(out / "report.html"), "open it in a browser; its figures for papers are in figures/"),
         (f"dynamo-dist analyze {_quoted(out)} --all", "every other analysis, then `dynamo-dist report` again"),
-        (f"dynamo_dist.MetaModel.open({str(out / 'meta-0')!r})", "in Python"),
+        (f"dynamo_dist.MetaModel.open({storage.address(out / 'meta-0')!r})", "in Python"),
     ]
-    summarize(f"{result['title']} in {out}", facts, then)
+    summarize(f"{result['title']} in {storage.address(out)}", facts, then)
 
 
 def _tell_embedded(out: Path, result: dict[str, Any]) -> None:
@@ -397,9 +413,9 @@ def _tell_embedded(out: Path, result: dict[str, Any]) -> None:
     then = [
         (f"dynamo-dist analyze {_quoted(meta)} --all", "what the vectors say of the networks"),
         (f"dynamo-dist report {_quoted(meta)}", "the page, with the map of the networks"),
-        (f"dynamo_dist.MetaModel.open({str(meta)!r})", "in Python"),
+        (f"dynamo_dist.MetaModel.open({storage.address(meta)!r})", "in Python"),
     ]
-    summarize(f"meta-model in {out}" if meta == out else f"sweep in {out}", facts, then)
+    summarize(f"{'meta-model' if meta == out else 'sweep'} in {storage.address(out)}", facts, then)
 
 
 def _figures(folder: Path) -> None:
@@ -409,26 +425,33 @@ def _figures(folder: Path) -> None:
     except InputError as error:
         say(f"no figures are drawn: {error}")
     else:
-        write_figures(folder)
+        for file in write_figures(folder):
+            storage.publish(file)
 
 
 def _report(folder: Path) -> None:
     from dynamo_dist.report import write_report
 
-    write_report(folder)
+    storage.fetch(folder)
+    storage.publish(write_report(folder))
     _figures(folder)
 
 
 def _claims(arguments: argparse.Namespace) -> None:
     from dynamo_dist.report import write_claims
 
+    for path in arguments.runs:
+        storage.fetch(path)
     page, found = write_claims(arguments.runs, arguments.out)
+    for file in (page, page.with_suffix(".json")):
+        storage.publish(file)
+    where = storage.address(page)
     summarize(
-        f"claims on {len(arguments.runs)} runs in {page}",
+        f"claims on {len(arguments.runs)} runs in {where}",
         [(f"{one.run}: {one.claim}", one.verdict) for one in found],
-        [(str(page), "open it in a browser")],
+        [(where, "open it in a browser")],
     )
-    print(page)
+    print(where)
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -454,13 +477,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             elif arguments.command == "import":
                 check_new(arguments.out)
                 population = import_folder(arguments.folder, open_folder(arguments.data), arguments.out)
-                print(f"{arguments.out}: {len(population)} networks")
+                print(f"{storage.address(arguments.out)}: {len(population)} networks")
             elif arguments.command == "import-data":
                 counts = import_imdb(arguments.source, arguments.out)
                 print(f"{arguments.out}: {counts['train']} training and {counts['test']} test reviews")
             elif arguments.command == "report":
                 _report(arguments.folder)
-                print(arguments.folder / "report.html")
+                print(storage.address(arguments.folder / "report.html"))
             elif arguments.command == "claims":
                 _claims(arguments)
             else:

@@ -1,7 +1,8 @@
 """Atomic commits: a folder is there completely and verified, or not at all; a journal line likewise.
 
 A committed folder holds `manifest.json` with the size and SHA-256 of every other file in it. It is written under a temporary
-name, synced, the manifest last, and renamed. Readers accept only what verifies.
+name, synced, the manifest last, and renamed; on an object store, where nothing is renamed, it is there when its manifest is, the last
+object that is written. Readers accept only what verifies.
 """
 
 import contextlib
@@ -11,10 +12,12 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
+from dynamo_dist import storage
 from dynamo_dist.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -33,13 +36,13 @@ def understood(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # of absurd lengths MemoryError, of deep nesting RecursionError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise Corrupted(f"{path} is damaged, or this program did not write it ({reason})") from None
+        raise Corrupted(f"{storage.address(path)} is damaged, or this program did not write it ({reason})") from None
 
 
 def check_name(path: Path, name: str) -> None:
     """Raise `Corrupted` unless a name that `path` holds is that of a file beside it: no path leads out of the folder."""
     if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise Corrupted(f"{path} names {name!r}, which is no file of its folder: this program did not write it")
+        raise Corrupted(f"{storage.address(path)} names {name!r}, which is no file of its folder: this program did not write it")
 
 
 def _sync(path: Path) -> None:
@@ -63,17 +66,24 @@ def temporary_beside(path: Path) -> Path:
     return temporary
 
 
-def seal(temporary: Path, path: Path) -> None:
-    """Commit the files that were written to `temporary` as the folder `path`: sync, manifest last, rename.
+def entry(file: Path) -> dict[str, Any]:
+    """What a manifest says of a file, which is synced."""
+    _sync(file)
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
+
+
+def seal(temporary: Path, path: Path, others: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> None:
+    """Commit the files that were written to `temporary` as the folder `path`: sync, manifest last, rename. `others`: entries of files that
+    lie on the storage already.
 
     Where `path` was committed meanwhile (by a retry of the same work), that one stays: the work is identical by name.
     """
-    files = {}
-    for file in sorted(temporary.iterdir()):
-        _sync(file)
-        files[file.name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_json(temporary / MANIFEST, {"files": files})
+    files = {file.name: entry(file) for file in sorted(temporary.iterdir())}
+    write_json(temporary / MANIFEST, {"files": {**files, **others}})
     _sync(temporary)
+    if storage.mirrored(path):
+        storage.publish(path, source=temporary, last=MANIFEST)
+        discard(path)  # what counts is what lies on the storage now
     try:
         os.rename(temporary, path)
     except OSError:
@@ -81,6 +91,14 @@ def seal(temporary: Path, path: Path) -> None:
             raise
         shutil.rmtree(temporary)
     _sync(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a committed folder whole or not at all: under a temporary name it is none any more."""
+    leftover = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(leftover)
+    shutil.rmtree(leftover, ignore_errors=True)
 
 
 def commit_folder(path: Path, write: Callable[[Path], None]) -> None:
@@ -98,16 +116,16 @@ def damage(path: Path) -> str | None:
     """What is wrong with a committed folder, naming the file; None when every file is what was committed."""
     manifest = path / MANIFEST
     if not manifest.exists():
-        return f"{path} has no {MANIFEST}: it was never committed, or the manifest was removed"
+        return f"{storage.address(path)} has no {MANIFEST}: it was never committed, or the manifest was removed"
     try:
         with understood(manifest):
             for name, entry in json.loads(manifest.read_text())["files"].items():
                 check_name(manifest, name)
                 file = path / name
                 if not file.exists():
-                    return f"{file} is missing although it was committed"
+                    return f"{storage.address(file)} is missing although it was committed"
                 if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
-                    return f"{file} is not what was committed (size or SHA-256 differ)"
+                    return f"{storage.address(file)} is not what was committed (size or SHA-256 differ)"
     except Corrupted as wrong:
         return str(wrong)
     return None
@@ -129,6 +147,7 @@ def write_json(path: Path, value: object) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    storage.publish(path)
 
 
 def append_line(path: Path, record: dict) -> None:

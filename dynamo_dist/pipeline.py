@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from dynamo_dist import analysis
+from dynamo_dist import analysis, storage
 from dynamo_dist.analysis import averaging, suite, sweep
 from dynamo_dist.analysis.emulation import Emulation, emulate_shard, merge
 from dynamo_dist.commit import read_lines, write_json
@@ -26,7 +26,7 @@ from dynamo_dist.metamodel import MetaModel, MetaModelConfig, checkpoint, folder
 from dynamo_dist.metamodel.training import TrainingJob, partition
 from dynamo_dist.population import Population
 from dynamo_dist.population.reuse import reuse
-from dynamo_dist.population.scheduling import train_remaining
+from dynamo_dist.population.scheduling import FETCH, train_remaining
 from dynamo_dist.population.specs import Specs, check_specs
 from dynamo_dist.progress import duration, follow, say
 from dynamo_dist.recipes import Recipe
@@ -41,7 +41,8 @@ def train_population(
     """Train a recipe's networks and commit them to the store in `out`, or the networks of a population that `Population.create` laid
     down; continue where an earlier call stopped.
 
-    `workers`: Ray actors with one CPU each, 0 for this process; `address`: a running Ray cluster.
+    `out`: a folder, or the URI of one, such as `s3://bucket/prefix`; `workers`: Ray actors with one CPU each, 0 for this process;
+    `address`: a running Ray cluster.
     """
     if isinstance(what, Population) != (out is None):
         raise InputError("train_population: give a recipe and the folder `out`, or a population, which has its folder already")
@@ -69,11 +70,11 @@ def train_meta_model(
 ) -> MetaModel:
     """Train one meta-model of the population on `workers` workers, sharded by network (0: in this process), or continue it.
 
-    `skip_failed`: leave networks out whose files are missing or damaged, and say so; `activations`: of the base networks, `recompute`,
-    `cache`, or `auto`, what is measured to be faster; `precision`: `float32`, `float64` or `bfloat16`; `fully_shard`: split what is shared
-    over the workers too, for a meta-model that does not fit on each.
+    `out`: a folder, or the URI of one; `skip_failed`: leave networks out whose files are missing or damaged, and say so;
+    `activations`: of the base networks, `recompute`, `cache`, or `auto`, what is measured to be faster; `precision`: `float32`, `float64` or
+    `bfloat16`; `fully_shard`: split what is shared over the workers too, for a meta-model that does not fit on each.
     """
-    configs = {Path(out): config or MetaModelConfig()}
+    configs = {storage.local(out): config or MetaModelConfig()}
     how = {"activations": activations, "precision": precision, "fully_shard": fully_shard}
     sound = folder.sound_networks(population, skip_failed=skip_failed)
     check_meta_models(population, configs, sound, workers=workers, **how)
@@ -97,18 +98,16 @@ def check_meta_models(
     if how.get("fully_shard") and workers < 2:
         raise InputError("fully_shard splits what is shared over workers, and there is only one: leave it out, or use more workers")
     # Meta-models of one population share what its networks give.
-    how |= {"population": str(population.path.resolve()), "cache": str(_cache(configs).resolve())}
+    first = next(iter(configs)).resolve()
+    how |= {"population": storage.address(population.path.resolve())}
+    how |= {"cache": storage.address(first) if storage.mirrored(first) else str(first / "activations")}
     for path, config in configs.items():
-        jobs.append(TrainingJob(out=str(path.resolve()), config=config, **how))
+        jobs.append(TrainingJob(out=storage.address(path.resolve()), config=config, **how))
         own = folder.new_header(path, population, config, sound)
         if not replace:
             folder.check(path, own)
         partition(population, sound.ids, config, max(1, workers))
     return jobs
-
-
-def _cache(configs: dict[Path, MetaModelConfig]) -> Path:
-    return next(iter(configs)) / "activations"
 
 
 def train_meta_models(
@@ -129,18 +128,28 @@ def train_meta_models(
             folder.prepare(path, population, config, sound)
             checkpoint.remove_leftovers(path)
     runtime.wait()
+    for path in configs:
+        storage.fetch(path)
     todo = [path for path in configs if not folder.is_whole(path)]
     if todo:
         say(f"meta-models: {len(todo)} to train ({', '.join(path.name for path in todo)}), {configs[todo[0]].steps} steps each")
 
+        fetched = time.monotonic()
+
         def progress() -> str | None:
+            nonlocal fetched
+            if time.monotonic() - fetched > FETCH:
+                fetched = time.monotonic()
+                for path in todo:
+                    storage.fetch(path / folder.PROGRESS)
             look()
             return _meta_progress(todo)
 
         with follow(progress):
             runtime.train([job for path, job in zip(configs, jobs, strict=True) if path in todo])
-    shutil.rmtree(_cache(configs), ignore_errors=True)
+    shutil.rmtree(jobs[0].cache_path, ignore_errors=True)
     for path in todo:
+        storage.fetch(path)
         for note in json.loads((path / folder.NOTES).read_text()):
             say(f"{path.name}: {note}")
     return [MetaModel.open(path) for path in configs]
@@ -168,6 +177,7 @@ def run_sweep(population: Population, out: Path, models: dict[str, MetaModelConf
     scores = _emulations(metas, LocalRuntime() if launched() else runtime, "held-out")
     rows = [sweep.row(name, meta, score) for name, meta, score in zip(models, metas, scores, strict=True)]
     pq.write_table(sweep.table(rows), out / "sweep.parquet")
+    storage.publish(out / "sweep.parquet")
     say(
         "sweep, on the held-out inputs; loss: hidden + output term with lambda = 1 for all; scores: medians over networks, and the lowest R^2\n"
         + sweep.text(rows)
@@ -186,10 +196,12 @@ def run_sweep(population: Population, out: Path, models: dict[str, MetaModelConf
 
 def _meta_progress(paths: Sequence[Path]) -> str | None:
     """The last line that any of them recorded; they train in this order."""
-    started = [path for path in paths if (path / folder.PROGRESS).exists()]
+    # On a storage there is what worker 0 writes, if it is on this machine, or what it has published.
+    records = {path: file for path in paths for file in (path / folder.PROGRESS, folder.record(path)) if file.exists()}
+    started = list(records)
     if not started:
         return "meta-models: workers are starting"
-    last = json.loads((started[-1] / folder.PROGRESS).read_text().splitlines()[-1])
+    last = json.loads(records[started[-1]].read_text().splitlines()[-1])
     losses = f"loss {last['loss']:.4f} (hidden {last['hidden']:.4f}, output {last['output']:.4f})"
     if folder.config_of(started[-1]).hidden_scale == "variance":  # then the hidden term is 1 - R^2
         losses += f", hidden R^2 {1 - last['hidden']:.3f}"
@@ -208,7 +220,7 @@ def run(
     with clock("population"):
         population = Population.create(out / "population", recipe.specs(data), data, workers=runtime.workers)
         for source, networks in reuse(population, trained).items():
-            say(f"population: {networks} networks are those of {source}, trained alike on the same data")
+            say(f"population: {networks} networks are those of {storage.address(source)}, trained alike on the same data")
         train_remaining(population, runtime)
         population = Population.open(population.path)
         if recipe.copies or recipe.wider:
@@ -227,6 +239,8 @@ def run(
     result["seconds"] = clock.seconds
     np.savez(out / "embedding.npz", embedding=metas[0].embedding, ids=np.array(metas[0].network_ids))
     _write_networks(out, population, metas[0], scores[0], scores[-1])
+    for name in ("embedding.npz", "networks.parquet"):
+        storage.publish(out / name)
     write_json(out / RESULT, result)
     return result
 
@@ -242,30 +256,34 @@ def check_analyses(path: Path, names: Sequence[str]) -> tuple[list[Path], Path |
     `InputError` for an unknown analysis, and where there is no finished meta-model."""
     if unknown := [name for name in names if name not in suite.ANALYSES]:
         raise InputError(f"unknown analysis {unknown[0]!r}: the analyses are {', '.join(suite.ANALYSES)}")
+    storage.fetch(path)
     seeds = sorted(int(file.parent.name.partition("-")[2]) for file in path.glob("meta-*/meta.json"))
     metas = [path] if (path / "meta.json").exists() else [path / f"meta-{seed}" for seed in seeds]
     finished = [meta for meta in metas if folder.is_finished(meta)]
     if not metas:
-        raise InputError(f"{path} holds no meta-model: give the folder of a run, or one that `dynamo-dist embed` wrote")
+        raise InputError(f"{storage.address(path)} holds no meta-model: give the folder of a run, or one that `dynamo-dist embed` wrote")
     if not finished:
-        raise InputError(f"{path}: no meta-model there is trained to its end; continue it with --resume")
+        raise InputError(f"{storage.address(path)}: no meta-model there is trained to its end; continue it with --resume")
     control = path / "control"
     return finished, control if (control / "meta.json").exists() and folder.is_finished(control) else None
 
 
 def _analyze(path: Path, names: Sequence[str], metas: Sequence[Path], control: Path | None, runtime: Runtime) -> dict[str, Any]:
-    paths, control_path = tuple(str(meta.resolve()) for meta in metas), str(control.resolve()) if control else None
-    work = [(name, paths, control_path, str((path / ANALYSIS / name).resolve())) for name in names]
+    paths, control_path = tuple(storage.address(meta.resolve()) for meta in metas), storage.address(control.resolve()) if control else None
+    work = [(name, paths, control_path, storage.address((path / ANALYSIS / name).resolve())) for name in names]
     summaries: dict[str, Any] = {}
     for index, summary in map_jobs(runtime, suite.analyse, work, say):
         summaries[names[index]] = summary
+        storage.fetch(path / ANALYSIS / names[index])
         say(f"analysis: {names[index]}: {summary.get('does_not_apply', 'done')} ({len(summaries)} of {len(names)})")
     return {name: summaries[name] for name in names}
 
 
 def _with_copies(recipe: Recipe, population: Population, out: Path) -> Population:
     """The population that has exact copies of its networks beside them."""
-    if not (out / "population.json").exists():
+    if not storage.exists(out / "population.json"):
+        if storage.mirrored(out):
+            storage.remove(out)  # an upload that did not end
         population = analysis.reparameterized(population, out, copies=recipe.copies, wider=recipe.wider, seed=recipe.seed)
     return Population.open(out)
 
@@ -275,6 +293,7 @@ class _Clock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        storage.fetch(path)
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
 
     @contextlib.contextmanager
@@ -295,7 +314,7 @@ def _emulations(metas: list[MetaModel], runtime: Runtime, examples: str = "test"
     jobs, owner = [], []
     for number, meta in enumerate(metas):
         for piece in range(min(pieces, len(meta.network_ids))):
-            jobs.append((str(meta.path.resolve()), meta.network_ids[piece::pieces], examples))
+            jobs.append((storage.address(meta.path.resolve()), meta.network_ids[piece::pieces], examples))
             owner.append(number)
     parts: list[list[Emulation]] = [[] for _ in metas]
     for count, (index, part) in enumerate(map_jobs(runtime, emulate_shard, jobs, say), 1):

@@ -1,9 +1,9 @@
 """The folder of a run: whose it is, and what may be written to it."""
 
 import json
-import shutil
 from pathlib import Path
 
+from dynamo_dist import storage
 from dynamo_dist.commit import understood, write_json
 from dynamo_dist.errors import InputError
 
@@ -20,20 +20,21 @@ def check(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
         raise InputError("--resume and --overwrite exclude each other: continue the run, or start it over")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: give a folder")
-    mark = out / MARK
+    mark, where = out / MARK, storage.address(out)
+    storage.fetch(mark)
     if mark.exists():
         with understood(mark):
             there = dict(json.loads(mark.read_text()))
         if resume and there != json.loads(json.dumps(identity)):
             raise InputError(
-                f"--out {out} holds another run ({there.get('name')}, or other settings): resume it with its own, or use another folder"
+                f"--out {where} holds another run ({there.get('name')}, or other settings): resume it with its own, or use another folder"
             )
         if not resume and not overwrite:
             raise InputError(
-                f"--out {out} already holds a run of {there.get('name')}: continue it with --resume, or replace it with --overwrite"
+                f"--out {where} already holds a run of {there.get('name')}: continue it with --resume, or replace it with --overwrite"
             )
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {out} is not empty and holds no run: choose another folder")
+    elif not storage.is_empty(out):
+        raise InputError(f"--out {where} is not empty and holds no run: choose another folder")
 
 
 def claim(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
@@ -41,7 +42,8 @@ def claim(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
     check(out, identity, resume=resume, overwrite=overwrite)
     mark = out / MARK
     if mark.exists() and overwrite:
-        shutil.rmtree(out)
+        storage.remove(out)
     if not mark.exists():
+        storage.fetch(out)  # nothing: a mirror may hold what was there before
         out.mkdir(parents=True, exist_ok=True)
         write_json(mark, identity)

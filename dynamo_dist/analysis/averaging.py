@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dynamo_dist import storage
 from dynamo_dist.analysis.tasks import sample, task_of, vector_scores
 from dynamo_dist.metamodel import MetaModel
 
@@ -89,7 +90,7 @@ def jobs(meta: MetaModel, vectors: Sequence[Vector], pieces: int) -> list[tuple[
     for position, vector in enumerate(vectors):
         by_task.setdefault((vector.data, vector.target), []).append(position)
     return [
-        ((str(meta.path.resolve()), data, target, np.stack([vectors[position].theta for position in piece])), piece.tolist())
+        ((storage.address(meta.path.resolve()), data, target, np.stack([vectors[position].theta for position in piece])), piece.tolist())
         for (data, target), positions in by_task.items()
         for piece in np.array_split(np.array(positions), min(len(positions), pieces))
     ]

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from dynamo_dist import storage
 from dynamo_dist.analysis import units
 from dynamo_dist.analysis.distances import EMBEDDED, MEASURES, baselines, check_measures, of_embedding
 from dynamo_dist.analysis.similarity import check_alike, check_labels
@@ -102,7 +103,7 @@ def reparameterized(population: Population, out: str | Path, *, copies: int = 1,
 
     Raises `InputError` where there would be no copies, and for networks whose layers are not known.
     """
-    out = Path(out).resolve()
+    out = storage.local(out).resolve()
     check_new(out)
     if copies < 0 or wider < 0 or copies + wider == 0:
         raise InputError(f"copies={copies}, wider={wider}: expected no negative number, and one copy at least")

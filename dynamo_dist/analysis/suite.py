@@ -4,15 +4,14 @@ An analysis leaves a folder of its name: `summary.json`, its findings, or why it
 every table of the numbers behind its figures.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dynamo_dist import storage
 from dynamo_dist.analysis.averages import compare_averages
 from dynamo_dist.analysis.dynamics import centre_path, fixed_points
 from dynamo_dist.analysis.landscape import landscape
@@ -102,8 +101,8 @@ def analyse(name: str, metas: tuple[str, ...], control: str | None, out: str) ->
     """Run one analysis on the meta-models in these folders, write its files into `out`, and return its summary: {"does_not_apply": why}
     where it has nothing to say of them. Paths in, little out: a job for any worker."""
     subject = Subject(tuple(MetaModel.open(path) for path in metas), None if control is None else MetaModel.open(control))
-    folder = Path(out)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = storage.local(out)
+    storage.remove(folder)
     folder.mkdir(parents=True)
     try:
         result = ANALYSES[name](subject)
@@ -113,5 +112,6 @@ def analyse(name: str, metas: tuple[str, ...], control: str | None, out: str) ->
         summary = result.summary()
         for table, rows in result.tables().items():
             pq.write_table(rows, folder / f"{table}.parquet")
+        storage.publish(folder)
     write_json(folder / SUMMARY, summary)  # last: an analysis without it is not finished
     return summary

@@ -6,7 +6,8 @@
       state.json              step, best step so far and its held-out loss, whether training has ended, workers, precision
       manifest.json           sizes and SHA-256
 
-What is private is keyed by network id, so another number of workers can read it.
+What is private is keyed by network id, so another number of workers can read it. On a storage (see `storage`) every worker takes its own
+file there; the manifest follows when all have.
 """
 
 import json
@@ -21,7 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynamo_dist.commit import MANIFEST, damage, seal, temporary_beside, understood
+from dynamo_dist import storage
+from dynamo_dist.commit import MANIFEST, damage, discard, entry, seal, temporary_beside, understood
 from dynamo_dist.metamodel.shard import Shard
 from dynamo_dist.metamodel.splitting import like, whole
 
@@ -76,25 +78,37 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint whole or not at all: under a leftover's name it is none any more."""
-    leftover = folder.with_name(f".{folder.name}.removed.tmp")
-    shutil.rmtree(leftover, ignore_errors=True)
-    folder.rename(leftover)
-    shutil.rmtree(leftover)
+    """Remove a checkpoint whole or not at all."""
+    if storage.mirrored(folder):
+        storage.remove(folder, first=MANIFEST)
+    discard(folder)
 
 
 def begin(path: Path, step: int) -> Path:
     """A temporary folder that becomes the checkpoint of a step."""
+    if storage.mirrored(path):
+        _remove(step_path(path, step))  # what a killed writer, or other workers, left of it
     return temporary_beside(step_path(path, step))
 
 
-def finish(temporary: Path, path: Path, state: dict[str, Any]) -> None:
-    """Commit the checkpoint of the step that `state` tells."""
+def hand_over(temporary: Path, path: Path, step: int) -> dict[str, Any]:
+    """On a storage: take what this worker wrote there, and return its entries for the manifest. Its machine may be another one than that
+    of the worker that commits."""
+    entries = {}
+    for file in sorted(temporary.glob("*.safetensors")):
+        entries[file.name] = entry(file)
+        storage.publish(step_path(path, step) / file.name, source=file)
+    shutil.rmtree(temporary)
+    return entries
+
+
+def finish(temporary: Path, path: Path, state: dict[str, Any], others: dict[str, Any]) -> None:
+    """Commit the checkpoint of the step that `state` tells; `others`: as for `seal`."""
     (temporary / "state.json").write_text(json.dumps(state))
     final = step_path(path, state["step"])
-    if final.exists():  # a damaged one that was passed over at the start
+    if final.exists() and not storage.mirrored(path):  # a damaged one that was passed over at the start
         _remove(final)
-    seal(temporary, final)
+    seal(temporary, final, others)
 
 
 def _moments(shard: Shard, parameter: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 meta/
   meta.json          format, config, where its population lies, how many networks it is of, chunks that are left out
   notes.json         what was left out in training and how base activations are had, one sentence each
-  progress.jsonl     losses along training; metrics.parquet: the same as a table
+  progress.jsonl     losses along training; metrics.parquet: the same as a table. On a storage as of the newest checkpoint
   step-<n>/          checkpoints (see `checkpoint.py`)
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dynamo_dist import storage
 from dynamo_dist.commit import Corrupted, understood, write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint
@@ -29,7 +30,7 @@ NOTES, PROGRESS, METRICS = "notes.json", "progress.jsonl", "metrics.parquet"
 def header(path: Path) -> dict[str, Any]:
     """What `meta.json` holds. Raises `InputError` when there is none."""
     if not (path / "meta.json").exists():
-        raise InputError(f"{path} holds no meta-model (no meta.json there); give the folder that training wrote")
+        raise InputError(f"{storage.address(path)} holds no meta-model (no meta.json there); give the folder that training wrote")
     with understood(path / "meta.json"):
         found = json.loads((path / "meta.json").read_text())
         if found["format"] != FORMAT:
@@ -37,6 +38,11 @@ def header(path: Path) -> dict[str, Any]:
                 f"{path} has meta-model format {found['format']}, and this version reads {FORMAT}: train it again in a new folder"
             )
         return found
+
+
+def record(path: Path) -> Path:
+    """The record of a training that goes on, a line at a time. In a mirror it is not the published one, which may be fetched meanwhile."""
+    return path / (f".{PROGRESS}" if storage.mirrored(path) else PROGRESS)
 
 
 def config_of(path: Path) -> MetaModelConfig:
@@ -63,7 +69,7 @@ def sound_networks(population: Population, *, skip_failed: bool = False) -> Soun
     if not skip_failed:
         if missing:
             raise InputError(
-                f"{population.path}: {missing} of {len(population)} networks are not trained yet; continue the population with --resume, or "
+                f"{storage.address(population.path)}: {missing} of {len(population)} networks are not trained yet; continue the population with --resume, or "
                 "leave them out with --skip-failed"
             )
         if damaged:
@@ -86,12 +92,17 @@ def interface_of(population: Population, ids: Sequence[str], config: MetaModelCo
     return Interface.of(datasets, [(id, datasets[spec.data].outputs[spec.target]) for id, spec in specs], config)
 
 
+def _relative(population: Path, path: Path) -> str:
+    """How a meta-model names its population: relative, so that both may be moved, where they lie together."""
+    return os.path.relpath(population, path) if storage.together(population, path) else storage.address(population)
+
+
 def new_header(path: Path, population: Population, config: MetaModelConfig, sound: Sound) -> dict[str, Any]:
     """What `meta.json` of a meta-model of these networks is to hold. Raises `InputError` where they do not fit together."""
     return {
         "format": FORMAT,
         "config": dataclasses.asdict(config),
-        "population": os.path.relpath(population.path.resolve(), path.resolve()),
+        "population": _relative(population.path.resolve(), path.resolve()),
         "networks": len(sound.ids),
         "skipped_chunks": list(sound.skipped_chunks),
         "interface": dataclasses.asdict(interface_of(population, sound.ids, config)),
@@ -100,11 +111,12 @@ def new_header(path: Path, population: Population, config: MetaModelConfig, soun
 
 def check(path: Path, own: dict[str, Any]) -> bool:
     """Whether the folder is that of the meta-model with this header already. Raises `InputError` when it is that of another one."""
+    storage.fetch(path / "meta.json")
     if not (path / "meta.json").exists():
         return False
     if header(path) != own:
         raise InputError(
-            f"{path} holds a meta-model of another configuration, or of another population or other networks of it; choose another folder"
+            f"{storage.address(path)} holds a meta-model of another configuration, or of another population or other networks of it; choose another folder"
         )
     return True
 
@@ -113,6 +125,7 @@ def prepare(path: Path, population: Population, config: MetaModelConfig, sound: 
     """Lay down the folder of a meta-model to be trained, or accept the one that is there if it is the same; `sound`: its networks, by
     default all that were trained to their end. Raises `InputError` for a population that it cannot emulate."""
     own = new_header(path, population, config, sound or sound_networks(population))
+    storage.fetch(path)
     if not check(path, own):
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "meta.json", own)

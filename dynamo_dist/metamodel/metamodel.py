@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynamo_dist import storage
 from dynamo_dist.commit import understood
 from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
@@ -35,7 +36,8 @@ class MetaModel:
         self.config = folder.config_of(path)
         with understood(path / "meta.json"):
             self.interface = Interface(**header["interface"])
-            self.population_path = (path / header["population"]).resolve()
+            named = header["population"]
+            self.population_path = storage.local(named) if "://" in named else (path / named).resolve()
         step_folder = folder.final_checkpoint(path)
         shared = checkpoint.read_shared(step_folder)
         with understood(step_folder / "shared.safetensors"):
@@ -51,11 +53,13 @@ class MetaModel:
 
     @classmethod
     def open(cls, path: str | Path) -> "MetaModel":
-        """The meta-model in a folder, trained to its end. Raises `InputError` when there is none or it is not finished."""
-        path = Path(path)
+        """The meta-model in a folder, or at the URI of one, trained to its end. Raises `InputError` when there is none or it is not
+        finished."""
+        path = storage.local(path)
+        storage.fetch(path)
         folder.header(path)
         if not folder.is_finished(path):
-            raise InputError(f"the meta-model in {path} is not trained to its last step yet; continue the run with --resume")
+            raise InputError(f"the meta-model in {storage.address(path)} is not trained to its last step yet; continue the run with --resume")
         return cls(path)
 
     @cached_property

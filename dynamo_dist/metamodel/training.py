@@ -5,6 +5,7 @@ The whole population in one process is the case of one worker: the oracle.
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dynamo_dist.commit import append_line, read_lines, write_json
+from dynamo_dist import storage
+from dynamo_dist.commit import append_line, read_lines, temporary_beside, write_json
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint
 from dynamo_dist.metamodel.activations import WAYS
 from dynamo_dist.metamodel.config import MetaModelConfig
-from dynamo_dist.metamodel.folder import METRICS, NOTES, PROGRESS, header
+from dynamo_dist.metamodel.folder import METRICS, NOTES, PROGRESS, header, record
 from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.shard import Group, Shard, members
 from dynamo_dist.metamodel.splitting import own_part
@@ -42,7 +44,7 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """One meta-model to train: where its population lies, where it goes, and how. Small: this is what travels to workers."""
+    """One meta-model to train: where its population lies, where it goes (paths or URIs), and how. Small: this is what travels to workers."""
 
     population: str
     out: str
@@ -55,6 +57,21 @@ class TrainingJob:
     fully_shard: bool = False
     # Folder for a cache of base activations; "": the one of the meta-model. Whoever starts the training removes it.
     cache: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The folder of the meta-model, on this machine."""
+        return storage.local(self.out)
+
+    @property
+    def cache_path(self) -> Path:
+        folder = storage.local(self.cache or self.out)
+        return folder / ".activations" if storage.mirrored(folder) else folder
+
+    def forget_cache(self) -> None:
+        """Remove what a worker cached on this machine for a meta-model that lies on a storage; elsewhere whoever starts the training does."""
+        if storage.mirrored(self.path):
+            shutil.rmtree(self.cache_path, ignore_errors=True)
 
     def __post_init__(self) -> None:
         for field, choices in (("precision", PRECISIONS), ("activations", WAYS)):
@@ -98,10 +115,10 @@ def train_shard(job: TrainingJob, *, group: Group, after_step: Callable[[int], N
     Raises `Diverged` before the update that would have used a loss that is not finite, and before a checkpoint of parameters or of a
     held-out loss that are not; the last checkpoint stays. Every worker raises it, and every `InputError`, at the same place.
     """
-    path, config = Path(job.out), job.config
+    path, config = job.path, job.config
+    _together(group, lambda: storage.fetch(path))
     shard = open_shard(job, group)
     state = _resume(job, shard, group)
-    record = path / PROGRESS
 
     began, start = time.monotonic(), state["step"]
     while not state["finished"]:
@@ -120,7 +137,7 @@ def train_shard(job: TrainingJob, *, group: Group, after_step: Callable[[int], N
                 "step": done, "steps": config.steps, **dict(zip(("loss", "hidden", "output"), terms.tolist(), strict=True)), **line,
                 "seconds": round(seconds, 3), "left": round(seconds / (done - start) * (config.steps - done), 3),
             }  # fmt: skip
-            append_line(record, line)
+            append_line(record(path), line)
         if done % config.checkpoint_every == 0 or state["finished"]:
             _commit(job, state, shard, group)
         after_step(done)
@@ -128,10 +145,10 @@ def train_shard(job: TrainingJob, *, group: Group, after_step: Callable[[int], N
 
 def open_shard(job: TrainingJob, group: Group) -> Shard:
     """This worker's part of the population, ready to train. What is left out is told in `notes.json`."""
-    path, config = Path(job.out), job.config
-    population = Population(job.population)
+    path, config = job.path, job.config
+    population = _together(group, lambda: Population(job.population))
     about = header(path)
-    ids = population.sound_ids(without=about["skipped_chunks"])
+    ids = _together(group, lambda: population.sound_ids(without=about["skipped_chunks"]))
     own = partition(population, ids, config, group.size)[group.rank]
 
     def build() -> Shard:
@@ -152,10 +169,10 @@ def open_shard(job: TrainingJob, group: Group) -> Shard:
     reports = [json.loads(text) for text in group.gather(json.dumps({"networks": shard.networks, "excluded": shard.excluded}))]
     shard.networks = sum(report["networks"] for report in reports)
     if not shard.networks:
-        raise InputError(f"{population.path}: no network has finite states and outputs on the inputs without labels")
+        raise InputError(f"{storage.address(population.path)}: no network has finite states and outputs on the inputs without labels")
     if not all(report["networks"] for report in reports):
         raise InputError(
-            f"{population.path}: a worker of {group.size} has only networks whose states or outputs are not finite numbers; "
+            f"{storage.address(population.path)}: a worker of {group.size} has only networks whose states or outputs are not finite numbers; "
             "use fewer workers"
         )
     if job.fully_shard:
@@ -183,8 +200,8 @@ def _together(group: Group, work: Callable[[], Any]) -> Any:
 def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[str]:
     """How base activations are had, one sentence. Worker 0 measures; all do alike, and so does a resumed run: both ways round
     differently, and a resumed run must end where an undisturbed one does."""
-    record = Path(job.out) / "activations.json"
-    known = json.loads(record.read_text()) if record.exists() else {"how": job.activations, "why": None}
+    kept = job.path / "activations.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {"how": job.activations, "why": None}
     if group.device.type != "cpu" and known["how"] != "recompute":
         known = {"how": "recompute", "why": "base activations recomputed: on a GPU they are not moved there and back"}
 
@@ -192,12 +209,12 @@ def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[st
         known = {"how": "recompute", "why": "base activations recomputed: every step mixes their states anew"}
 
     def choose() -> tuple[str, str]:
-        return shard.choose_activations(known["how"], Path(job.cache or job.out), job.config.steps)
+        return shard.choose_activations(known["how"], job.cache_path, job.config.steps)
 
     chosen = _together(group, lambda: choose() if group.rank == 0 else None)
     if group.rank == 0:
         known = {"how": chosen[0], "why": known["why"] or chosen[1]}
-        write_json(record, known)
+        write_json(kept, known)
     known = json.loads(group.gather(json.dumps(known))[0])
     # The slowest one may be filling its cache: nobody waits for it within a step.
     _together(group, lambda: choose() if group.rank != 0 else None)
@@ -206,19 +223,23 @@ def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[st
 
 def _resume(job: TrainingJob, shard: Shard, group: Group) -> dict:
     """Put the newest verified checkpoint into the shard, if there is one, and make the folder fit it; returns where training stands."""
-    path = Path(job.out)
+    path = job.path
     # Worker 0 looks, all follow: they must not resume from different steps.
-    newest = group.gather(str(checkpoint.newest_verified(path) or "") if group.rank == 0 else "")[0]
-    state = checkpoint.read_state(Path(newest)) if newest else {"step": 0, "best": None, "finished": False}
+    found = checkpoint.newest_verified(path) if group.rank == 0 else None
+    name = group.gather(found.name if found else "")[0]
+    newest = path / name if name else None
+    state = checkpoint.read_state(newest) if newest else {"step": 0, "best": None, "finished": False}
     if newest:
         if state["precision"] != job.precision:
-            raise InputError(f"{path} was trained with precision {state['precision']}: continue it with that, not with {job.precision}")
-        checkpoint.restore(Path(newest), shard, state["step"])
+            raise InputError(f"{job.out} was trained with precision {state['precision']}: continue it with that, not with {job.precision}")
+        checkpoint.restore(newest, shard, state["step"])
     if group.rank == 0:
         checkpoint.remove_leftovers(path)
         if (path / PROGRESS).exists():
-            _forget_steps_after(path / PROGRESS, state["step"])
+            _forget_steps_after(path, state["step"])
             _write_metrics(path)
+        else:
+            record(path).unlink(missing_ok=True)
     best_is_lost = newest and checkpoint.damage_at(path, state["best"]["step"]) is not None
     if group.gather(str(best_is_lost) if group.rank == 0 else "")[0] == "True":
         # Nothing can bring it back but training from the start: the one that is here takes its place.
@@ -228,15 +249,15 @@ def _resume(job: TrainingJob, shard: Shard, group: Group) -> dict:
     return state
 
 
-def _forget_steps_after(record: Path, step: int) -> None:
+def _forget_steps_after(path: Path, step: int) -> None:
     """They are done again. A reader sees the old record or the new one."""
-    new = record.with_name(f".{record.name}.tmp")
-    new.write_text("".join(json.dumps(line) + "\n" for line in read_lines(record) if line["step"] <= step))
-    new.replace(record)
+    new = path / f".{PROGRESS}.tmp"
+    new.write_text("".join(json.dumps(line) + "\n" for line in read_lines(path / PROGRESS) if line["step"] <= step))
+    new.replace(record(path))
 
 
 def _diverged(job: TrainingJob, what: str) -> Diverged:
-    newest = checkpoint.newest_verified(Path(job.out))
+    newest = checkpoint.newest_verified(job.path)
     kept = f"keeps the checkpoint {newest.name}" if newest else "has no checkpoint yet"
     return Diverged(
         f"the meta-model's {what}; {job.out} {kept}: train it again in a new folder with a learning_rate below {job.config.learning_rate}"
@@ -270,21 +291,34 @@ def _judge(state: dict, job: TrainingJob, shard: Shard, group: Group) -> tuple[d
 
 def _commit(job: TrainingJob, state: dict, shard: Shard, group: Group) -> None:
     """Every worker writes its networks into one temporary folder; worker 0 writes what is shared and commits."""
-    path = Path(job.out)
-    temporary = Path(group.gather(str(checkpoint.begin(path, state["step"])) if group.rank == 0 else "")[0])
+    path, step, leads = job.path, state["step"], group.rank == 0
+    temporary = Path(group.gather(str(checkpoint.begin(path, step)) if leads else "")[0])
+    elsewhere = storage.mirrored(path)
+    if elsewhere and not leads:  # in the mirror of its own machine
+        temporary = temporary_beside(checkpoint.step_path(path, step))
     checkpoint.save_private(temporary, group.rank, shard)
     checkpoint.save_shared(temporary, group.rank, shard)
-    group.gather("")  # all have written
-    if group.rank == 0:
+    others = {}
+    if elsewhere:
+        entries = _together(group, lambda: {} if leads else checkpoint.hand_over(temporary, path, step))
+        for text in group.gather(json.dumps(entries)):
+            others |= json.loads(text)
+    else:
+        group.gather("")  # all have written
+
+    def finish() -> None:
         # Before the commit: when the last one is there, so is all that belongs to it.
         _write_metrics(path)
-        checkpoint.finish(temporary, path, {**state, "workers": group.size, "precision": job.precision})
+        storage.publish(path / PROGRESS, source=record(path))
+        checkpoint.finish(temporary, path, {**state, "workers": group.size, "precision": job.precision}, others)
         checkpoint.remove_old(path, keep=state["best"]["step"])
-    group.gather("")  # nobody goes on before it is committed
+
+    _together(group, lambda: finish() if leads else None)  # nobody goes on before it is committed
 
 
 def _write_metrics(path: Path) -> None:
     """The record as a table, for those who plot."""
     new = path / f".{METRICS}.tmp"
-    pq.write_table(pa.Table.from_pylist(read_lines(path / PROGRESS), schema=_METRICS), new)
+    pq.write_table(pa.Table.from_pylist(read_lines(record(path)), schema=_METRICS), new)
     new.replace(path / METRICS)
+    storage.publish(path / METRICS)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynamo_dist import storage
 from dynamo_dist.commit import temporary_beside
 from dynamo_dist.data import Dataset, Examples, Output
 from dynamo_dist.errors import InputError
@@ -62,7 +63,7 @@ def import_modules(
     ids = tuple(named)
     if not ids:
         raise InputError("there are no modules: give at least one trained network")
-    out = Path(out).resolve()
+    out = storage.local(out).resolve()
     check_new(out)
     targets = _each("target", target, ids)
     group_of, computation_of, arguments_of = (
@@ -92,8 +93,8 @@ def import_modules(
 
 def check_new(out: Path) -> None:
     """Raise `InputError` unless this can become the folder of a population."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder: choose another")
+    if out.is_file() or not storage.is_empty(out):
+        raise InputError(f"{storage.address(out)} exists and is not an empty folder: choose another")
 
 
 def write_population(out: Path, specs: Specs, datasets: Mapping[str, Dataset], adopted: Mapping[str, Adopted]) -> Population:
@@ -102,7 +103,11 @@ def write_population(out: Path, specs: Specs, datasets: Mapping[str, Dataset], a
     temporary = temporary_beside(out)
     try:
         _commit(temporary, specs, datasets, adopted)
-        temporary.rename(out)
+        if storage.mirrored(out):
+            Population(temporary).publish(out)
+            shutil.rmtree(temporary)
+        else:
+            temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from dynamo_dist import storage
 from dynamo_dist.errors import InputError
 from dynamo_dist.jobs import STORAGE, Failure, JobFailed, Losses, Runner
 from dynamo_dist.population.plan import Chunk
@@ -30,6 +31,8 @@ from dynamo_dist.progress import duration, follow, say
 
 # Single networks that may fail with an error before any has been trained: then it is not the networks that are wrong.
 HOPELESS = 3
+# Seconds between two looks at the workers' signs of life on a storage.
+FETCH = 30.0
 # Seconds between two lines about what was committed.
 SPARSE = 2.0
 
@@ -43,16 +46,19 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
     if not chunks:
         return
     if population.specs.values("epochs").min() == 0:
-        raise InputError(f"{population.path}: files of imported networks are damaged, and these are not trained here: import them again")
-    path = str(population.path.resolve())
+        raise InputError(
+            f"{storage.address(population.path)}: files of imported networks are damaged, and these are not trained here: import them again"
+        )
+    path = storage.address(population.path.resolve())
     notes = population.path / "progress"
     notes.mkdir(exist_ok=True)
+    storage.fetch(notes)
     for leftover in notes.iterdir():
-        leftover.unlink()
+        storage.remove(leftover)
     count = _Count(
         total=len(population), done=len(population) - sum(c.networks for c in chunks), cost=sum(map(population.plan.cost, chunks))
     )
-    say(f"population: {count.total - count.done} of {count.total} networks to train in {population.path}, {len(chunks)} chunks")
+    say(f"population: {count.total - count.done} of {count.total} networks to train in {storage.address(population.path)}, {len(chunks)} chunks")
     # Longest first, so that the last ones to end are short.
     chunks.sort(key=lambda chunk: -population.plan.cost(chunk))
     queue = deque((path, chunk) for chunk in chunks)
@@ -94,7 +100,7 @@ def train_remaining(population: Population, runner: Runner, *, work: Callable[..
 
 
 def _no_room(population: Population, reason: object) -> InputError:
-    return InputError(f"{population.path} cannot be written ({reason}): make room, and continue with --resume")
+    return InputError(f"{storage.address(population.path)} cannot be written ({reason}): make room, and continue with --resume")
 
 
 @contextlib.contextmanager
@@ -117,6 +123,8 @@ class _Count:
     trained: int = 0
     failed: int = 0
     began: float = field(default_factory=time.monotonic)
+    # When the workers' notes were last fetched.
+    fetched: float = field(default_factory=time.monotonic)
 
     def finish(self, networks: int, cost: float) -> None:
         self.done += networks
@@ -125,6 +133,9 @@ class _Count:
 
 def _progress(population: Population, count: _Count) -> str:
     """The live line: networks done, running and failed, what runs, examples per second, time left."""
+    if time.monotonic() - count.fetched > FETCH:
+        count.fetched = time.monotonic()
+        storage.fetch(population.path / "progress")
     notes = {path.stem: json.loads(path.read_text()) for path in sorted((population.path / "progress").glob("*.json"))}
     failed = f", {count.failed} failed" if count.failed else ""
     if not notes:

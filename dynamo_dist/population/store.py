@@ -7,6 +7,8 @@ population/
   plan.parquet             one row per network, in the order of the chunks: its row in specs.parquet, its chunk and its cost
   journal.jsonl            append-only, one line per committed chunk: its name, its first position in the plan, its networks
   chunks/<hash of specs>/  weights.safetensors, results.parquet, manifest.json
+
+On storage given by a URI (see `storage`) nothing is appended: the journal is a folder, journal/<first position>-<networks>-<chunk>.json.
 """
 
 import dataclasses
@@ -25,6 +27,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
+from dynamo_dist import storage
 from dynamo_dist.commit import (
     MANIFEST,
     Corrupted,
@@ -100,18 +103,24 @@ class Population:
     """A population on disk. Complete when every specified network is in a committed chunk."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = storage.local(path)
+        # Chunks that were fetched and verified in this process.
+        self._here: set[str] = set()
         header = self.path / "population.json"
+        storage.fetch(header)
         if not header.exists():
-            raise InputError(f"{self.path} holds no population (no population.json there); give the folder that training wrote")
+            raise InputError(f"{storage.address(self.path)} holds no population (no population.json there); give the folder that training wrote")
         with understood(header):
             self.header = json.loads(header.read_text())
             if self.header["format"] != FORMAT:
                 raise InputError(
-                    f"{self.path} has population format {self.header['format']}, and this version reads {FORMAT}: train it again in a new folder"
+                    f"{storage.address(self.path)} has population format {self.header['format']}, and this version reads {FORMAT}: "
+                    "train it again in a new folder"
                 )
             for name in self.header["data"].keys():
                 check_name(header, name)
+        for name in ("specs.parquet", "plan.parquet"):
+            storage.fetch(self.path / name)
         with understood(self.path / "specs.parquet"):
             self.specs = Specs(pq.read_table(self.path / "specs.parquet").cast(SCHEMA))
         with understood(self.path / "plan.parquet"):
@@ -136,11 +145,11 @@ class Population:
     ) -> "Population":
         """Lay down an empty population and its plan, or return the one that is there if it is the same; refuse to mix two.
 
-        `data`: one data set, or several by name; `workers`: how many will train it; `bytes_per_network`: memory that one more
-        network in a stack takes, measured if it is not given.
+        `path`: a folder, or the URI of one, such as `s3://bucket/prefix`; `data`: one data set, or several by name; `workers`: how many will
+        train it; `bytes_per_network`: memory that one more network in a stack takes, measured if it is not given.
         """
         datasets = {"data": data} if isinstance(data, Dataset) else dict(data)
-        specs, path = Specs.of(specs), Path(path)
+        specs, path = Specs.of(specs), storage.local(path)
         check_specs(specs, datasets)
         (path / "data").mkdir(parents=True, exist_ok=True)
         hashes = {}
@@ -148,14 +157,18 @@ class Population:
             new = path / "data" / f".{name}.safetensors.new"
             dataset.save(new)
             hashes[name] = sha256(new)
-        fresh = not (path / "population.json").exists()
+        fresh = not storage.exists(path / "population.json")
+        if fresh:
+            storage.fetch(path)  # nothing: a mirror may hold what was there before
         for name in datasets:
             new = path / "data" / f".{name}.safetensors.new"
             new.replace(path / "data" / f"{name}.safetensors") if fresh else new.unlink()
         if not fresh:
             there = cls(path)
             if there.specs != specs or there.header["data"] != hashes:
-                raise InputError(f"{path} holds a population of other networks or other data; choose another folder, or use --overwrite")
+                raise InputError(
+                    f"{storage.address(path)} holds a population of other networks or other data; choose another folder, or use --overwrite"
+                )
             return there
         pq.write_table(specs.table, path / "specs.parquet")
         measure = bytes_per_network or measured_bytes
@@ -168,6 +181,8 @@ class Population:
         chunk = np.repeat(np.arange(len(plan)), np.diff(plan.bounds))
         pq.write_table(pa.table({"row": plan.order, "chunk": chunk, "cost": plan.costs}), path / "plan.parquet")
         (path / "chunks").mkdir(exist_ok=True)
+        for name in ("data", "specs.parquet", "plan.parquet"):
+            storage.publish(path / name)
         # The header comes last: a folder without it is no population.
         write_json(path / "population.json", {"format": FORMAT, "networks": len(specs), "data": hashes})
         return cls(path)
@@ -222,11 +237,40 @@ class Population:
 
     def is_committed(self, name: str) -> bool:
         """Whether a chunk's folder is there and whole."""
-        return (self.chunk_path(name) / MANIFEST).exists()
+        return storage.exists(self.chunk_path(name) / MANIFEST)
 
     def record(self, name: str, chunk: Chunk) -> None:
         """Enter a committed chunk in the journal. Only the process that runs the population does this."""
-        append_line(self.path / "journal.jsonl", {"chunk": name, **dataclasses.asdict(chunk)})
+        line = {"chunk": name, **dataclasses.asdict(chunk)}
+        if storage.mirrored(self.path):
+            (self.path / "journal").mkdir(exist_ok=True)
+            write_json(self._journal_line(name, chunk), line)
+        else:
+            append_line(self.path / "journal.jsonl", line)
+
+    def _journal_line(self, name: str, chunk: Chunk) -> Path:
+        """The line of a chunk in a journal that is a folder. Its name says it all: who lists the folder has read the journal."""
+        return self.path / "journal" / f"{chunk.first}-{chunk.networks}-{name}.json"
+
+    def _strike(self, damaged: Collection[str]) -> None:
+        """Take these chunks out of the journal."""
+        if storage.mirrored(self.path):
+            for name, chunk in self.committed().items():
+                if name in damaged:
+                    storage.remove(self._journal_line(name, chunk))
+            return
+        lines = [json.dumps(line) + "\n" for line in read_lines(self.path / "journal.jsonl") if line["chunk"] not in damaged]
+        new = self.path / ".journal.jsonl.new"
+        new.write_text("".join(lines))
+        new.replace(self.path / "journal.jsonl")
+
+    def publish(self, path: Path) -> None:
+        """Take this population, which lies on this machine alone, to the folder `path` of a storage. It is there when its header is."""
+        (self.path / "journal").mkdir()
+        for name, chunk in self.committed().items():
+            write_json(self._journal_line(name, chunk), {"chunk": name, **dataclasses.asdict(chunk)})
+        (self.path / "journal.jsonl").unlink()
+        storage.publish(path, source=self.path, last="population.json")
 
     def remaining(self) -> list[Chunk]:
         """Chunks, or parts of them, that are not recorded, in the order of the plan."""
@@ -239,18 +283,19 @@ class Population:
         """
         damaged = self.damaged()
         if damaged:
-            lines = [json.dumps(line) + "\n" for line in read_lines(self.path / "journal.jsonl") if line["chunk"] not in damaged]
-            new = self.path / ".journal.jsonl.new"
-            new.write_text("".join(lines))
-            new.replace(self.path / "journal.jsonl")
+            self._strike(damaged)
             for name in damaged:
                 if self.chunk_path(name).exists():
-                    self.chunk_path(name).rename(self.path / f"damaged-{name}-{uuid.uuid4().hex[:8]}")
+                    # What begins with a dot stays in the mirror.
+                    dot = "." if storage.mirrored(self.path) else ""
+                    self.chunk_path(name).rename(self.path / f"{dot}damaged-{name}-{uuid.uuid4().hex[:8]}")
+                storage.remove(self.chunk_path(name), first=MANIFEST)
         return [f"{wrong}; its networks are trained again" for wrong in damaged.values()]
 
     def damaged(self) -> dict[str, str]:
         """Recorded chunks that are not what was committed: what is wrong with each, by name."""
         committed = self.committed()
+        storage.fetch(self.path / "chunks")
         with ThreadPoolExecutor(_VERIFIERS) as pool:
             found = pool.map(lambda name: damage(self.chunk_path(name)), committed)
             return {name: wrong for name, wrong in zip(committed, found, strict=True) if wrong}
@@ -266,22 +311,34 @@ class Population:
         population = cls(path)
         missing = len(population) - sum(chunk.networks for chunk in population.committed().values())
         if missing:
-            raise InputError(f"{path}: {missing} of {len(population)} networks are not trained yet; continue the run with --resume")
+            where = storage.address(population.path)
+            raise InputError(f"{where}: {missing} of {len(population)} networks are not trained yet; continue the run with --resume")
+        committed = population.committed()
+        storage.fetch(population.path / "chunks")
         with ThreadPoolExecutor(_VERIFIERS) as pool:
-            list(pool.map(lambda name: verify_folder(population.chunk_path(name)), population.committed()))
+            list(pool.map(lambda name: verify_folder(population.chunk_path(name)), committed))
+        population._here |= committed.keys()
         return population
 
     def committed(self) -> dict[str, Chunk]:
         """Recorded chunks by name, each once. Raises `Corrupted` if a network is in two."""
-        journal = self.path / "journal.jsonl"
+        mirrored = storage.mirrored(self.path)
+        journal = self.path / ("journal" if mirrored else "journal.jsonl")
         with understood(journal):
-            chunks = {line["chunk"]: Chunk(first=int(line["first"]), networks=int(line["networks"])) for line in read_lines(journal)}
+            if mirrored:
+                fields = [name.removesuffix(".json").split("-") for name in storage.names(journal)]
+                lines = [{"chunk": name, "first": first, "networks": networks} for first, networks, name in fields]
+            else:
+                lines = read_lines(journal)
+            chunks = {line["chunk"]: Chunk(first=int(line["first"]), networks=int(line["networks"])) for line in lines}
             for name in chunks:
                 check_name(journal, name)
         end = 0
         for chunk in sorted(chunks.values()):
             if chunk.first < end or chunk.stop > len(self):
-                raise Corrupted(f"{journal} names the networks from position {chunk.first} twice; restore it, or use --overwrite")
+                raise Corrupted(
+                    f"{storage.address(journal)} names the networks from position {chunk.first} twice; restore it, or use --overwrite"
+                )
             end = chunk.stop
         return chunks
 
@@ -295,6 +352,9 @@ class Population:
 
     def dataset(self, name: str) -> Dataset:
         path = self.path / "data" / f"{name}.safetensors"
+        storage.fetch(path)
+        if storage.mirrored(path) and sha256(path) != self.header["data"][name]:
+            raise Corrupted(f"{storage.address(path)} is not the data set that the population was made with (SHA-256 differs)")
         with understood(path):
             return Dataset.open(path)
 
@@ -321,9 +381,9 @@ class Population:
     def sound_ids(self, *, without: Collection[str] = ()) -> tuple[str, ...]:
         """Ids of the networks that were trained to their end, leaving out the chunks of these names; in the order of `network_ids`."""
         rows = [np.empty(0, dtype=np.int64)]
-        for name, chunk in self.committed().items():
-            if name not in without:
-                rows.append(self.plan.rows(chunk)[self.results(name)["failed_at"].to_numpy() < 0])
+        kept = {name: chunk for name, chunk in self.committed().items() if name not in without}
+        for chunk, results in zip(kept.values(), self._all_results(kept), strict=True):
+            rows.append(self.plan.rows(chunk)[results["failed_at"].to_numpy() < 0])
         return tuple(self.specs.ids[row] for row in np.sort(np.concatenate(rows)))
 
     def spec(self, id: str) -> NetworkSpec:
@@ -335,6 +395,14 @@ class Population:
 
     def results(self, name: str) -> pa.Table:
         """What is recorded of the networks of a chunk, a row each."""
+        storage.fetch(self.chunk_path(name) / "results.parquet")
+        return self._read_results(name)
+
+    def _all_results(self, names: Iterable[str]) -> Iterator[pa.Table]:
+        storage.fetch(self.path / "chunks", "results.parquet")
+        return map(self._read_results, names)
+
+    def _read_results(self, name: str) -> pa.Table:
         # One small file: `read_table` prepares for a data set of many, and takes three times as long.
         path = self.chunk_path(name) / "results.parquet"
         with understood(path), pq.ParquetFile(path) as file:
@@ -350,7 +418,7 @@ class Population:
         committed = self.committed()
         if not committed:
             return specs.slice(0, 0)
-        results = pa.concat_tables(self.results(name) for name in committed)
+        results = pa.concat_tables(self._all_results(committed))
         rows = np.concatenate([self.plan.rows(chunk) for chunk in committed.values()])
         order = np.argsort(rows)
         specs = specs.take(pa.array(rows[order]))
@@ -368,6 +436,9 @@ class Population:
         position[self.plan.order] = np.arange(len(self))
         chunks = sorted((chunk.first, name) for name, chunk in self.committed().items())
         firsts = np.array([first for first, _ in chunks])
+        if storage.mirrored(self.path):
+            owners = np.unique(np.searchsorted(firsts, position[rows], side="right") - 1)
+            self._bring({chunks[owner][1] for owner in owners})
         for architecture in dict.fromkeys(code[rows].tolist()):
             mine = rows[code[rows] == architecture]
             size = networks or len(mine)
@@ -391,6 +462,17 @@ class Population:
                         tensors[key] = stored.new_empty(len(rows), *stored.shape[1:])
                     tensors[key][there] = stored[positions[there] - first]
         return stack_of(self.specs[int(rows[0])].architecture, tensors)
+
+    def _bring(self, names: set[str]) -> None:
+        """Have these chunks in the mirror. Raises `Corrupted` where a fetched one is not what was committed."""
+
+        def bring(name: str) -> None:
+            storage.fetch(self.chunk_path(name))
+            verify_folder(self.chunk_path(name))
+            self._here.add(name)
+
+        with ThreadPoolExecutor(_VERIFIERS) as pool:
+            list(pool.map(bring, names - self._here))
 
     def network(self, id: str) -> torch.nn.Module:
         """One network as a plain `torch.nn.Module`."""

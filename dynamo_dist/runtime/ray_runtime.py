@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import threading
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamo_dist import storage
 from dynamo_dist.allocator import ENVIRONMENT
 from dynamo_dist.commit import write_json
 from dynamo_dist.errors import InputError
@@ -93,11 +93,22 @@ def _train_worker(arguments: dict) -> None:
     for job in arguments["jobs"]:
         try:
             train_shard(job, group=group)
+        except storage.StorageFailed:
+            raise  # of this worker alone, perhaps: all start again from the newest checkpoint
         except (Diverged, InputError) as error:
             # Every worker comes here at the same step. Ray Train would start again what can only fail again: end, and say why.
             if group.rank == 0:
-                write_json(Path(job.out) / FAILURE, {"diverged": isinstance(error, Diverged), "message": str(error)})
+                write_json(job.path / FAILURE, {"diverged": isinstance(error, Diverged), "message": str(error)})
             return
+    for job in arguments["jobs"]:
+        job.forget_cache()
+
+
+def _steps(jobs: Sequence[TrainingJob]) -> list[list[int]]:
+    """The checkpoints that there are."""
+    for job in jobs:
+        storage.fetch(job.path)
+    return [checkpoint.committed_steps(job.path) for job in jobs]
 
 
 @dataclass(eq=False)
@@ -315,20 +326,22 @@ class RayRuntime:
     def _fit(self, fit: Callable[[], None], jobs: Sequence[TrainingJob]) -> None:
         """Train to the end, for as long as there are new checkpoints: on machines that come and go a long training loses many workers."""
         while True:
-            before = [checkpoint.committed_steps(Path(job.out)) for job in jobs]
+            before = _steps(jobs)
             try:
                 return _in_thread(fit)
             except TrainingFailedError:
-                if before == [checkpoint.committed_steps(Path(job.out)) for job in jobs]:
+                if before == _steps(jobs):
                     raise
                 say(f"workers were lost {ATTEMPTS} times, but there are new checkpoints: going on from them")
 
     def train(self, jobs: Sequence[TrainingJob]) -> None:
         self._dismiss()
         # Ray Train wants a folder for its own records; our checkpoints are ours.
-        records = Path(jobs[0].out) / ".ray-train"
+        folder = jobs[0].path
+        records = folder / ("ray-train" if storage.mirrored(folder) else ".ray-train")
+        filesystem, records_name = storage.place(records)
         for job in jobs:
-            (Path(job.out) / FAILURE).unlink(missing_ok=True)
+            storage.remove(job.path / FAILURE)
         gpus = ray.cluster_resources().get("GPU", 0) >= self.workers
 
         def fit() -> None:
@@ -341,7 +354,8 @@ class RayRuntime:
                 torch_config=_Meeting(backend="nccl" if gpus else "gloo", timeout_s=int(TIMEOUT.total_seconds())),
                 run_config=RunConfig(
                     name=f"meta-{secrets.token_hex(4)}",
-                    storage_path=str(records),
+                    storage_path=records_name,
+                    storage_filesystem=filesystem,
                     # A lost worker ends them all; as many start again from the newest checkpoint. The number stays (Ray Train could also go
                     # on with fewer): sums keep their order, so the result is that of an undisturbed run, and Ray Train's growing again would
                     # throw away steps. Fewer workers continue with --resume.
@@ -358,10 +372,12 @@ class RayRuntime:
                 f"{str(failures[0]).strip().splitlines()[-1]}; continue with --resume, on fewer workers if some are gone for good"
             ) from None
         finally:
-            shutil.rmtree(records, ignore_errors=True)
+            with contextlib.suppress(OSError, storage.StorageFailed):
+                storage.remove(records)
         for job in jobs:
-            failure = Path(job.out) / FAILURE
+            failure = job.path / FAILURE
+            storage.fetch(failure)
             if failure.exists():
                 record = json.loads(failure.read_text())
-                failure.unlink()
+                storage.remove(failure)
                 raise (Diverged if record["diverged"] else InputError)(record["message"])

@@ -63,3 +63,5 @@ class TorchrunRuntime:
     def train(self, jobs: Sequence[TrainingJob]) -> None:
         for job in jobs:
             train_shard(job, group=self.group)
+        for job in jobs:
+            job.forget_cache()
