@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dynamo_dist import InputError, MetaModelConfig
+from dynamo_dist.cli import main
 from dynamo_dist.commit import read_lines
 from dynamo_dist.metamodel import folder, tracking
 from dynamo_dist.metamodel.tracking import FILE, TrackedRuns, mlflow_client
@@ -71,6 +72,20 @@ def test_a_training_is_a_run_with_settings_curves_population_and_result(populati
     assert values["result/held_out_loss"] == embed_result(meta)["losses"]["held_out_loss"]
 
 
+def test_every_meta_model_of_a_sweep_is_a_run(population, tmp_path, store):
+    from mlflow import MlflowClient
+
+    out, client = tmp_path / "out", MlflowClient(tracking_uri=store)
+    settings = [f"--set={name}={value}" for name, value in dataclasses.asdict(CONFIG).items() if value != getattr(MetaModelConfig(), name)]
+    assert main(["embed", str(population.path), "--out", str(out), "--workers", "0", "--sweep", "--mlflow", store, *settings]) == 0
+    runs = client.search_runs([client.get_experiment_by_name("dynamo-dist").experiment_id])
+    rows = {row["name"]: row for row in json.loads((out / "result.json").read_text())["models"]}
+    assert {run.info.run_name for run in runs} == set(rows)
+    for run in runs:
+        row = rows[run.info.run_name]
+        assert run.data.params["dimensions"] == str(row["dimensions"]) and run.data.metrics["result/hidden_r2_min"] == row["hidden_r2_min"]
+
+
 def test_a_run_that_is_continued_goes_on_in_its_run_without_double_points(population, tmp_path, store):
     out = tmp_path / "out"
     train(population, out, store)
@@ -99,8 +114,11 @@ def test_a_training_that_fails_or_is_interrupted_says_so(population, tmp_path, s
         assert the_run(store)[1].info.status == status
 
 
-def test_a_missing_package_is_one_sentence(population, tmp_path, monkeypatch):
+def test_a_missing_package_is_one_sentence_before_anything_starts(population, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mlflow", None)
+    out = tmp_path / "out"
+    assert main(["embed", str(population.path), "--out", str(out), "--workers", "0", "--mlflow", "http://127.0.0.1:5000"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1 and not out.exists()
     with pytest.raises(InputError, match="mlflow is not installed: pip install 'dynamo-jordan\\[mlflow\\]'"):
         mlflow_client("http://127.0.0.1:5000")
 
