@@ -22,6 +22,7 @@ from dynamo_dist.jobs import JobFailed
 from dynamo_dist.metamodel import MetaModelConfig, folder
 from dynamo_dist.metamodel.activations import WAYS
 from dynamo_dist.metamodel.events import FILES, EventFiles, summary_writer
+from dynamo_dist.metamodel.tracking import TrackedRuns, mlflow_client
 from dynamo_dist.metamodel.training import PRECISIONS, Diverged
 from dynamo_dist.pipeline import (
     ANALYSIS,
@@ -190,6 +191,11 @@ def parser() -> argparse.ArgumentParser:
         "times the output weight, and without theta, each in a folder of its own in --out; compare them on the held-out inputs",
     )
     command.add_argument("--tensorboard", action="store_true", help="also write the losses as event files: tensorboard --logdir OUT")
+    command.add_argument(
+        "--mlflow",
+        metavar="URI",
+        help="also send settings, losses and results to this MLflow tracking server, for example http://127.0.0.1:5000",
+    )
     command.add_argument("--resume", action="store_true", help="continue the training in --out")
     command.add_argument("--overwrite", action="store_true", help="replace the meta-model in --out")
     command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
@@ -315,6 +321,8 @@ def _embed(arguments: argparse.Namespace) -> None:
     models = sweep.settings(config, population) if arguments.sweep else {}
     if arguments.tensorboard:
         summary_writer()  # refuse before anything starts
+    if arguments.mlflow:
+        mlflow_client(arguments.mlflow)
     how = {"activations": arguments.activations, "precision": arguments.precision, "fully_shard": arguments.fully_shard}
     identity = {
         "name": "sweep" if arguments.sweep else "embed",
@@ -332,13 +340,18 @@ def _embed(arguments: argparse.Namespace) -> None:
         if runtime.leader:
             claim(arguments.out, identity, **folder_of)
         runtime.wait()
-        with EventFiles(list(out) if arguments.tensorboard and runtime.leader else []) as events:
-            how |= {"sound": sound, "look": events.update}
+        with (
+            EventFiles(list(out) if arguments.tensorboard and runtime.leader else []) as events,
+            TrackedRuns(arguments.mlflow if runtime.leader else None, out, population) as runs,
+        ):
+            how |= {"sound": sound, "look": lambda: (events.update(), runs.update())}
             if models:
                 result = run_sweep(population, arguments.out, models, runtime, **how)
             else:
                 (meta,) = train_meta_models(population, out, runtime, **how)
                 result = embed_result(meta)
+            if runtime.leader:  # what came out, beside the curves
+                runs.finish({arguments.out / row["name"]: row for row in result["models"]} if models else {arguments.out: result["losses"]})
         if runtime.leader:
             for file in (file for path in out for file in path.glob(FILES)):
                 storage.publish(file)

@@ -1,6 +1,6 @@
 """The record of meta-models as event files for TensorBoard, beside `progress.jsonl`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,14 @@ from dynamo_dist.metamodel.folder import PROGRESS
 
 FILES = "events.out.tfevents.*"
 TERMS = ("loss", "hidden", "output")
+
+
+def points(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Name and value of every curve that a line of the record continues; the names are one for every place where curves are shown."""
+    for term in TERMS:
+        for part, name in (("training", term), ("held-out", f"held_out_{term}")):
+            if name in line:
+                yield f"{term}/{part}", line[name]
 
 
 def summary_writer() -> Any:
@@ -35,7 +43,7 @@ class EventFiles:
         self._make = summary_writer() if paths else None
         self._paths = paths
         self._writers: dict[Path, Any] = {}
-        self._written: dict[Path, list[dict]] = {}
+        self._written: dict[Path, list[dict[str, Any]]] = {}
 
     def __enter__(self) -> "EventFiles":
         return self
@@ -68,8 +76,6 @@ class EventFiles:
         # A TensorBoard that is open has read the file that is gone: purge_step tells it to forget those points.
         self._writers[path] = self._make(str(path), purge_step=0)
 
-    def _add(self, path: Path, line: dict) -> None:
-        for term in TERMS:
-            for part, name in (("training", term), ("held-out", f"held_out_{term}")):
-                if name in line:
-                    self._writers[path].add_scalar(f"{term}/{part}", line[name], line["step"])
+    def _add(self, path: Path, line: dict[str, Any]) -> None:
+        for name, value in points(line):
+            self._writers[path].add_scalar(name, value, line["step"])

@@ -141,8 +141,8 @@ def test_flags_are_the_documented_ones_and_every_command_has_an_example():
         "train-population": ["--address", "--data", "--help", "--out", "--overwrite", "--quiet", "--resume", "--seed", "--workers"],
         "import": ["--data", "--help", "--out"],
         "embed": [
-            "--activations", "--address", "--fully-shard", "--help", "--json", "--out", "--overwrite", "--precision", "--quiet", "--resume", "--set",
-            "--skip-failed", "--sweep", "--tensorboard", "--workers",
+            "--activations", "--address", "--fully-shard", "--help", "--json", "--mlflow", "--out", "--overwrite", "--precision", "--quiet", "--resume",
+            "--set", "--skip-failed", "--sweep", "--tensorboard", "--workers",
         ],
         "import-data": ["--help", "--out"],
         "analyze": ["--address", "--all", "--help", "--json", "--quiet", "--workers"],
