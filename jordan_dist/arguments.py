@@ -24,6 +24,7 @@ examples:
   jordan-dist verify --out runs/verify
   mpirun -n 2 jordan-dist bench waveguides --grid 212 424 > bench.jsonl
   jordan-dist plan --n 4e6 --dim 2 --ranks 2
+  jordan-dist report runs/waveguides
 
 Matrices are read from Matrix Market (.mtx, .mtx.gz), scipy sparse (.npz), numpy (.npy) and PETSc binary files (any other name).
 
@@ -122,7 +123,10 @@ def parser() -> argparse.ArgumentParser:
         "--methods", nargs="+", choices=bench.OWN + bench.PEERS, metavar="M", help=f"of {', '.join(bench.OWN + bench.PEERS)} (default: all)"
     )
     report = commands.add_parser(
-        "report", help="write the page of a run again", description="Writes report.html of a run, a scan or a measurement.", **shared
+        "report",
+        help="write the page of a run again, and its figures for papers",
+        description="Writes report.html of a run, a scan or a measurement, and its figures as PNG, SVG and PDF into figures/.",
+        **shared,
     )
     report.add_argument("folder", type=Path, metavar="DIR", help="the --out of example, chain, ep, scan or verify")
     return top

@@ -32,6 +32,8 @@ from jordan_dist.backends import MissingExtraError
 from jordan_dist.chain import JordanChain, jordan_chain
 from jordan_dist.checkpoint import is_folder_of_steps
 from jordan_dist.exceptional import ExceptionalPoint, find_exceptional_point
+from jordan_dist.figures import FOLDER as FIGURES
+from jordan_dist.figures import write_figures
 from jordan_dist.matrices import read_matrix
 from jordan_dist.pencil import AffineFamily
 from jordan_dist.report import VERDICTS, number, write_page
@@ -544,9 +546,11 @@ def run_bench(args: argparse.Namespace, comm: Any) -> int:
 def run_report(args: argparse.Namespace, comm: Any) -> int:
     if comm is None or comm.rank == 0:
         try:
-            print(write_page(args.folder))
+            page, files = write_page(args.folder), write_figures(args.folder)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        log.info("figures for papers: %d files in %s", len(files), args.folder / FIGURES)
+        print(page)
     return 0
 
 

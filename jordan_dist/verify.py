@@ -126,7 +126,7 @@ def table(cases: list[Case]) -> str:
 
 def draw(cases: list[Case], *paths: Path) -> None:
     """The errors over the distance, log-log, a panel per block size. MissingExtraError without matplotlib."""
-    from jordan_dist.report import figure_class
+    from jordan_dist.figures import figure_class
 
     colours = {"naive": "#cf222e", "first": "#0969da", "second": "#1a7f37"}
     sizes = sorted({case.size for case in cases})
