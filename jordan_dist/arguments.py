@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for verify.json and the figure")
     check.add_argument("--overwrite", action="store_true", help="replace the measurement that --out holds")
     check.add_argument("--json", action="store_true", help="print verify.json as the last line of standard output")
+    check.add_argument("--quiet", action="store_true", help=QUIET)
     planned = commands.add_parser(
         "plan",
         help="memory and time of a chain before it is started",
@@ -110,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     planned.add_argument("--ranks", type=int, metavar="R", help="of the chain (default: of this command)")
     planned.add_argument("--calibration", type=Path, metavar="FILE", help="where the measurement is kept")
     planned.add_argument("--json", action="store_true", help="print the plan as the last line of standard output")
+    planned.add_argument("--quiet", action="store_true", help=QUIET)
     race = commands.add_parser(
         "bench",
         help="times and memory, against other libraries",

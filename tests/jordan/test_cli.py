@@ -422,10 +422,10 @@ def test_all_flags():
         "chain": sorted([*of_files, "--known"]),
         "ep": sorted([*of_files, "--start", "--window"]),
         "example": ["--ep", "--grid", "--help", "--json", "--out", "--overwrite", "--parameters", "--quiet", "--resume", "--round", "-h"],
-        "plan": ["--calibration", "--dim", "--help", "--json", "--n", "--ranks", "-h"],
+        "plan": ["--calibration", "--dim", "--help", "--json", "--n", "--quiet", "--ranks", "-h"],
         "report": ["--help", "-h"],
         "scan": ["--B", "--dA", "--dB", "--group", "--help", "--json", "--out", "--overwrite", "--quiet", "--target", "--window", "-h"],
-        "verify": ["--help", "--json", "--out", "--overwrite", "-h"],
+        "verify": ["--help", "--json", "--out", "--overwrite", "--quiet", "-h"],
     }
 
 
