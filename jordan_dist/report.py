@@ -261,6 +261,7 @@ def _figure(drawing: Drawing) -> str:
     cannot clash."""
     Figure = figure_class()
     import matplotlib as mpl
+    from matplotlib.rcsetup import cycler
 
     ink, line = THEMES["light"]
     colours: dict[Any, Any] = {f"{part}.color": ink for part in ("text", "xtick", "ytick")} | {
@@ -269,7 +270,7 @@ def _figure(drawing: Drawing) -> str:
         "grid.color": line,
     }
     look = {
-        "axes.prop_cycle": mpl.cycler(color=COLOURS),
+        "axes.prop_cycle": cycler(color=COLOURS),
         "font.size": 9,
         "axes.grid": True,
         "axes.axisbelow": True,
@@ -293,7 +294,7 @@ def _figure(drawing: Drawing) -> str:
     return f"<figure>{images}<figcaption>{text}</figcaption>{link}</figure>"
 
 
-def _csv(table: Mapping[str, Sequence]) -> str:
+def _csv(table: Mapping[str, Sequence[Any]]) -> str:
     lines = text_io.StringIO()
     writer = csv.writer(lines)
     writer.writerow(table)

@@ -66,7 +66,7 @@ def measure(size: int, generalized: bool, real: bool, symmetric: bool, *, n: int
         A, B = planted.at(eps * direction)
         if method == "naive":
             return _naive(planted, A, B)
-        derivatives = {"dA": list(planted.dA), "dB": list(planted.dB) or None} if method == "second" else {}
+        derivatives: dict[str, Any] = {"dA": list(planted.dA), "dB": list(planted.dB) or None} if method == "second" else {}
         target = planted.eigenvalue + (0.1 if real else 0.1 - 0.1j)
         return _errors(planted, jordan_chain(A, B, target=target, size=size, **derivatives, comm=comm))
 
