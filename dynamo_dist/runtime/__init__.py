@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from dynamo_dist.metamodel.training import TrainingJob
 from dynamo_dist.runtime.local import LocalRuntime
@@ -18,6 +18,10 @@ class Runtime(Protocol):
     workers: int
     # Whether this process prepares folders and tells results: True but for all but one of the processes of a `torchrun`.
     leader: bool
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
 
     def wait(self) -> None:
         """Go on when all processes that run this program have come here."""
