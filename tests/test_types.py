@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TYPED = ["jordan_dist", "cluster", *(f"dynamo_dist/{package}" for package in ("data", "recipes", "report"))]
+TYPED = ["jordan_dist", "cluster", *(f"dynamo_dist/{package}" for package in ("data", "networks", "recipes", "report", "runtime"))]
 
 
 @pytest.mark.slow

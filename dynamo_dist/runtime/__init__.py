@@ -27,8 +27,8 @@ class Runtime(Protocol):
         """Go on when all processes that run this program have come here."""
 
     def run(
-        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
-    ) -> Iterator[tuple[tuple, Any]]:
+        self, function: Callable[..., Any], jobs: deque[tuple[Any, ...]], *, sign: Callable[[tuple[Any, ...]], Path] | None = None
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """As `jobs.Runner.run`."""
 
     def train(self, jobs: Sequence[TrainingJob]) -> None:
