@@ -29,7 +29,7 @@ class JobFailed(RuntimeError):
     """A job that is not to be given up failed for good."""
 
 
-def attempt(function: Callable[..., Any], job: tuple) -> Any:
+def attempt(function: Callable[..., Any], job: tuple[Any, ...]) -> Any:
     """Call a job; what it raises comes back as a `Failure`, but wrong input, which nobody should try again, is raised."""
     try:
         return function(*job)
@@ -56,8 +56,8 @@ class Runner(Protocol):
     """What both runtimes offer to run jobs."""
 
     def run(
-        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
-    ) -> Iterator[tuple[tuple, Any]]:
+        self, function: Callable[..., Any], jobs: deque[tuple[Any, ...]], *, sign: Callable[[tuple[Any, ...]], Path] | None = None
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """Yield (job, result or `Failure`) as jobs end. Who consumes them may append further jobs, for example failed ones again.
 
         `sign(job)`: a file that the job renews while it works. A worker that leaves it alone for too long hangs: it is ended.
@@ -84,7 +84,7 @@ class Losses:
         return f"{done + 1} of {attempts}" if done < attempts else None
 
 
-def map_jobs(runner: Runner, function: Callable[..., Any], jobs: list[tuple], say: Callable[[str], None]) -> Iterator[tuple[int, Any]]:
+def map_jobs(runner: Runner, function: Callable[..., Any], jobs: list[tuple[Any, ...]], say: Callable[[str], None]) -> Iterator[tuple[int, Any]]:
     """Yield (index of the job, function(*job)) as jobs finish. A job whose worker or machine was lost is given out again, as often as
     `Losses` says; one that fails otherwise raises `JobFailed`."""
     queue = deque((index, *job) for index, job in enumerate(jobs))

@@ -24,6 +24,7 @@ examples:
   jordan-dist verify --out runs/verify
   mpirun -n 2 jordan-dist bench waveguides --grid 212 424 > bench.jsonl
   jordan-dist plan --n 4e6 --dim 2 --ranks 2
+  jordan-dist report runs/waveguides
 
 Matrices are read from Matrix Market (.mtx, .mtx.gz), scipy sparse (.npz), numpy (.npy) and PETSc binary files (any other name).
 
@@ -96,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for verify.json and the figure")
     check.add_argument("--overwrite", action="store_true", help="replace the measurement that --out holds")
     check.add_argument("--json", action="store_true", help="print verify.json as the last line of standard output")
+    check.add_argument("--quiet", action="store_true", help=QUIET)
     planned = commands.add_parser(
         "plan",
         help="memory and time of a chain before it is started",
@@ -109,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     planned.add_argument("--ranks", type=int, metavar="R", help="of the chain (default: of this command)")
     planned.add_argument("--calibration", type=Path, metavar="FILE", help="where the measurement is kept")
     planned.add_argument("--json", action="store_true", help="print the plan as the last line of standard output")
+    planned.add_argument("--quiet", action="store_true", help=QUIET)
     race = commands.add_parser(
         "bench",
         help="times and memory, against other libraries",
@@ -122,7 +125,10 @@ def parser() -> argparse.ArgumentParser:
         "--methods", nargs="+", choices=bench.OWN + bench.PEERS, metavar="M", help=f"of {', '.join(bench.OWN + bench.PEERS)} (default: all)"
     )
     report = commands.add_parser(
-        "report", help="write the page of a run again", description="Writes report.html of a run, a scan or a measurement.", **shared
+        "report",
+        help="write the page of a run again, and its figures for papers",
+        description="Writes report.html of a run, a scan or a measurement, and its figures as PNG, SVG and PDF into figures/.",
+        **shared,
     )
     report.add_argument("folder", type=Path, metavar="DIR", help="the --out of example, chain, ep, scan or verify")
     return top

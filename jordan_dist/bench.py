@@ -63,7 +63,7 @@ def measure(problem: Problem, methods: Sequence[str], repeat: int, comm: Any = N
             problem, jordan_chain(A, B, target=problem.target, size=problem.size, dA=dA, dB=dB, tolerance=TOLERANCE)
         ),
         "search": lambda: _search(problem, family),
-        "scipy": lambda: _scipy(problem, *whole),
+        "scipy": lambda: _scipy(problem, *(whole or ())),
         "slepc": lambda: _slepc(problem, A, B, comm, tuned=False),
         "slepc-tuned": lambda: _slepc(problem, A, B, comm, tuned=True),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from numbers import Integral, Number, Real
+from numbers import Complex, Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +209,11 @@ def jordan_chain(
 
 def check_request(target: Any, size: Any, perturbation: Any) -> complex:
     """The target as a number. ValueError for one that is none, and for a size or a perturbation that cannot be meant."""
-    if not isinstance(target, Number) or not np.isfinite(target):
+    if not isinstance(target, Complex) or not np.isfinite(complex(target)):
         raise ValueError(f"target must be one finite number, real or complex; it is {target!r}")
     if size is not None and (not isinstance(size, Integral) or isinstance(size, bool)):
         raise ValueError(f"size must be a whole number, the order of the Jordan block, or None; it is {size!r}")
-    if perturbation is not None and not (isinstance(perturbation, Real) and 0 <= perturbation < np.inf):
+    if perturbation is not None and not (isinstance(perturbation, Real) and 0 <= float(perturbation) < np.inf):
         raise ValueError(f"perturbation must be a finite number that is not negative; it is {perturbation!r}")
     return complex(target)
 
@@ -231,7 +231,7 @@ def classify(pair: DeflatingPair, near: NearestDefective, perturbation: float | 
     return verdict(near, pair.M - pair.mean * np.eye(len(pair.M)), perturbation, pair.uncertainty)
 
 
-def _second_order(problem: Pencil, factor: Any, pair: DeflatingPair, kind: tuple, gauge: str) -> JordanChain:
+def _second_order(problem: Pencil, factor: Any, pair: DeflatingPair, kind: tuple[str, tuple[int, ...]], gauge: str) -> JordanChain:
     """Moves the subspace and M along their derivatives to the exceptional point, and takes the chain there."""
     F, dM = projected_derivatives(problem, pair)
     delta = ep_step(pair.M, dM, real=False, uncertainty=pair.uncertainty).delta
@@ -258,7 +258,7 @@ def assemble_chain(
     problem: Pencil,
     pair: DeflatingPair,
     near: NearestDefective,
-    kind: tuple,
+    kind: tuple[str, tuple[int, ...]],
     gauge: str,
     given: np.ndarray,
     step: np.ndarray | None = None,
@@ -288,13 +288,13 @@ def assemble_chain(
     shift = BX @ (M - near.matrix)
     residual = problem.times_A(X) - BX @ M
     backward_error = sum(_norm2(backend, backend.users_image(Z @ np.linalg.inv(R))) for Z in (shift, residual))
-    chain_residuals = ()
+    chain_residuals: tuple[float, ...] = ()
     if chained:
         previous = BV @ near.shift
         out = AV - eigenvalue * BV - previous - shift @ C
         column = [np.sqrt(backend.sum(np.sum(np.abs(backend.users_image(Z)) ** 2, axis=0))) for Z in (out, AV, eigenvalue * BV, previous)]
         chain_residuals = tuple(float(r) for r in column[0] / (column[1] + column[2] + column[3]))
-    puiseux = ()
+    puiseux: tuple[complex, ...] = ()
     if problem.dA and kind[0] == "block":
         left, right = W[:, -1:], V[:, :1]
         puiseux = tuple(

@@ -44,7 +44,9 @@ class Checkpoint:
         self.folder, self.backend, self.request = Path(folder), backend, jsonable(request)
         self.fingerprint: np.ndarray | None = None
         root = backend.comm is None or backend.comm.rank == 0
-        newest = _newest(self.folder) if root else None
+        newest = _newest(self.folder) if root else (None, None)
+        self.path: Path | None
+        self.state: dict[str, Any] | None
         self.path, self.state = newest if backend.comm is None else backend.comm.bcast(newest)
         self.number = 0 if self.path is None else int(self.path.name.removeprefix("step-")) + 1
         if self.state is None:
@@ -66,6 +68,7 @@ class Checkpoint:
         there = np.array(state["fingerprint"])
         if there.shape != self.fingerprint.shape or np.any(np.abs(there - self.fingerprint) > SAME * self.fingerprint[:, :1]):
             raise ValueError(f"{self.folder} holds the steps of a solve with other matrices: bring those, or name another folder")
+        assert self.path is not None, "its state was read from there"
         X, Y = (read_block(self.path / f"{name}.petsc", self.backend) for name in "XY")
         M, others = (complex_array(state[name]) for name in ("M", "others"))
         return DeflatingPair(X, Y, M, state["residual"], state["uncertainty"], others)
@@ -91,7 +94,7 @@ class Checkpoint:
         self.number += 1
 
 
-def complex_array(pairs: list) -> np.ndarray:
+def complex_array(pairs: list[Any]) -> np.ndarray:
     """An array of complex128 from its [re, im]."""
     return np.array(pairs, dtype=float).reshape(*np.shape(pairs)[:-1], 2).view(complex)[..., 0] if pairs else np.array([], dtype=complex)
 

@@ -32,12 +32,14 @@ from jordan_dist.backends import MissingExtraError
 from jordan_dist.chain import JordanChain, jordan_chain
 from jordan_dist.checkpoint import is_folder_of_steps
 from jordan_dist.exceptional import ExceptionalPoint, find_exceptional_point
+from jordan_dist.figures import FOLDER as FIGURES
+from jordan_dist.figures import write_figures
 from jordan_dist.matrices import read_matrix
 from jordan_dist.pencil import AffineFamily
 from jordan_dist.report import VERDICTS, number, write_page
 from jordan_dist.scan import scan_exceptional_points
 from jordan_dist.subspace import NotConvergedError
-from jordan_dist.terminal import telling
+from jordan_dist.terminal import tell_end, telling
 
 log = logging.getLogger("jordan_dist")
 
@@ -275,7 +277,7 @@ def run_scan(args: argparse.Namespace, comm: Any) -> int:
             log.warning("zeros of the discriminant near %s that are no point found here", where)
         io.write_json(args.out / io.SCAN_FILES[0], result)
         _write_page(args.out)
-        log.info("report: %s", args.out / io.REPORT)
+        _tell_scan(args.out, result)
         print(args.out / io.SCAN_FILES[0])
         if args.json:
             print(json.dumps(io.jsonable(result)), flush=True)
@@ -347,16 +349,37 @@ def _tell_end(out: Path, result: dict[str, Any], point: ExceptionalPoint | None)
         ("backward error", f"{result['backward_error']:.1e}"),
         ("cost", f"{result['factorizations']} factorization(s), {result['solves']} solves, {result['seconds']['total']:.1f} s"),
     ]
-    then = [(f"jordan_dist.io.load_chain({str(out)!r})", "result and vectors in Python")]
-    if (out / io.REPORT).exists():
-        then.insert(0, (str(out / io.REPORT), "open it in a browser"))
+    then = [*_next(out), (f"jordan_dist.io.load_chain({str(out)!r})", "result and vectors in Python")]
     if point is None and result["step"] is not None and result["name"] in problems.PROBLEMS:
         searched = f"{io.PROGRAM} example {result['name']} --ep --out {shlex.quote(f'{out}-ep')}"
         then.append((searched, "the exceptional point itself"))
-    width = max(len(name) for name, _ in facts)
-    wide = max(len(text) for text, _ in then)
-    lines = [f"\n{result['title']} in {out}", *(f"  {name:<{width}}  {value}" for name, value in facts)]
-    log.info("%s", "\n".join([*lines, "next", *(f"  {text:<{wide}}  {word}" for text, word in then)]))
+    tell_end(f"{result['title']} in {out}", facts, then)
+
+
+def _tell_scan(out: Path, result: dict[str, Any]) -> None:
+    points, lost = result["points"], len(result["unresolved"])
+    certified = sum(point["loop"] is not None for point in points)
+    facts = [
+        ("exceptional points", f"{len(points)} in the window, {certified} certified by a loop"),
+        ("winding number", f"{result['count']}: {'all zeros are accounted for' if result['complete'] else 'zeros are missing'}"),
+    ]
+    if lost:
+        facts.append(("unresolved", f"zeros near {lost} place(s) that are no point found"))
+    if points:
+        facts.append(("subspace residual", f"{max(point['subspace_residual'] for point in points):.1e} at most"))
+    facts.append(("time", f"{result['seconds']['total']:.1f} s"))
+    then = [*_next(out), (str(out / io.SCAN_FILES[0]), "the points, with the window and what certifies each")]
+    tell_end(f"Exceptional points of {result['name']} in {out}", facts, then)
+
+
+def _next(out: Path) -> list[tuple[str, str]]:
+    """The page and the figures, where there is a page."""
+    if not (out / io.REPORT).exists():
+        return []
+    return [
+        (str(out / io.REPORT), "open it in a browser"),
+        (f"{io.PROGRAM} report {shlex.quote(str(out))}", "its figures for papers: PNG, SVG, PDF"),
+    ]
 
 
 def _solve(
@@ -544,9 +567,11 @@ def run_bench(args: argparse.Namespace, comm: Any) -> int:
 def run_report(args: argparse.Namespace, comm: Any) -> int:
     if comm is None or comm.rank == 0:
         try:
-            print(write_page(args.folder))
+            page, files = write_page(args.folder), write_figures(args.folder)
         except ValueError as error:
             raise UsageError(str(error)) from error
+        log.info("figures for papers: %d files in %s", len(files), args.folder / FIGURES)
+        print(page)
     return 0
 
 

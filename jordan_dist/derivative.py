@@ -51,10 +51,12 @@ def complementary_solve(
     right and X^H B^H Z = 0, for X^H right = 0. `tolerance` is for the last change, relative to Z. Z may be meant for a
     `step` along it: then an error of step Z is enough that is small beside (step Z)^2, which is not there."""
     backend = pencil.backend
-    times_A, times_B, solve = pencil.times_A, pencil.times_B, factor.solve
+    times_A, times_B = (pencil.adjoint_A, pencil.adjoint_B) if adjoint else (pencil.times_A, pencil.times_B)
+    solve = factor.solve_adjoint if adjoint else factor.solve
     if adjoint:
-        times_A, times_B, solve, X, Y, M = pencil.adjoint_A, pencil.adjoint_B, factor.solve_adjoint, Y, X, M.conj().T
-    Z, size, previous = np.zeros_like(X), 0.0, np.inf
+        X, Y, M = Y, X, M.conj().T
+    Z: np.ndarray = np.zeros_like(X)
+    size, previous = 0.0, np.inf
     for _ in range(100):
         D = solve(right - times_A(Z) + times_B(Z) @ M)
         D = D - X @ backend.inner(Y, times_B(D))

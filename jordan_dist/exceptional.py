@@ -7,7 +7,6 @@ new factorization is made only when the frozen one has become so bad that a step
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from jordan_dist.backends import SingularFactorError, backend_for
 from jordan_dist.chain import JordanChain, assemble_chain, check_gauge, check_request, classify
 from jordan_dist.checkpoint import Checkpoint, complex_array
 from jordan_dist.derivative import ep_step, projected_derivatives
-from jordan_dist.pencil import AffineFamily, ParametricPencil, matrices_of, settle_symmetry
+from jordan_dist.pencil import Family, ParametricPencil, matrices_of, settle_symmetry
 from jordan_dist.projected import nearest_defective
 from jordan_dist.subspace import EPS, DeflatingPair, NotConvergedError, factored_pair, refine
 
@@ -87,7 +86,7 @@ class Window:
 
 
 def find_exceptional_point(
-    family: AffineFamily | Callable,
+    family: Family,
     start: Any,
     *,
     target: complex,
@@ -167,9 +166,9 @@ class Search:
         family: ParametricPencil,
         p: np.ndarray,
         target: complex,
-        size: int,
+        size: int | None,
         symmetric: bool | None,
-        history: list,
+        history: list[SearchStep],
         steps: Checkpoint | None = None,
     ):
         self.family, self.p, self.history, self.steps = family, p, history, steps
@@ -183,6 +182,7 @@ class Search:
             self.factor, self.pair = factored_pair(self.problem, target, size, tolerance=LOOSE)
             self.reach = REACH * self.pair.gap
             return
+        assert state is not None, "the pair that begins was saved with it"
         self.p, self.sweeps, self.reach = self._numbers(state["parameters"]), state["sweeps"], state["reach"] or np.inf
         self.history += [self._restored(step) for step in state["history"]]
         self._move()
@@ -194,10 +194,10 @@ class Search:
         self.problem = self.family.at(self.p)
         self.problem.symmetric = symmetric
 
-    def _numbers(self, values: list) -> np.ndarray:
+    def _numbers(self, values: list[Any]) -> np.ndarray:
         return np.array(values, dtype=float) if self.real else complex_array(values)
 
-    def _restored(self, step: dict) -> SearchStep:
+    def _restored(self, step: dict[str, Any]) -> SearchStep:
         arrays = {"parameters": self._numbers(step["parameters"]), "eigenvalues": complex_array(step["eigenvalues"])}
         return SearchStep(**(step | arrays))
 
@@ -216,7 +216,7 @@ class Search:
             step = ep_step(pair.M, dM, real=self.real, uncertainty=pair.uncertainty)
             size = float(np.linalg.norm(step.delta))
             values = np.linalg.eigvals(pair.M)
-            moves = np.linalg.norm(np.tensordot(step.delta, dM, axes=1), 2) if np.isfinite(size) else np.inf
+            moves = float(np.linalg.norm(np.tensordot(step.delta, dM, axes=1), 2)) if np.isfinite(size) else np.inf
             fraction = min(1.0, self.reach / moves) if moves else 1.0
             self.history.append(
                 SearchStep(parameters=self.p, eigenvalues=values, step=size, fraction=fraction, residual=pair.residual, sweeps=self.sweeps)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def check_folder(folder: Path, overwrite: bool, files: tuple[str, ...] = FILES) 
 
 def _is_run(result: Path) -> bool:
     try:
-        return json.loads(result.read_text()).get("program") == PROGRAM
+        return bool(json.loads(result.read_text()).get("program") == PROGRAM)
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -157,9 +158,9 @@ def mode_pictures(vectors: Any, cells: int, comm: Any = None) -> np.ndarray | No
     counts = share[:, None] * (share[None] * (n / cells**2) if n > cells else 1)
     if n > cells:
         square = square * side + square_of[index // (n // cells**2) % cells]
-    pictures = np.stack([np.bincount(square, np.abs(x) ** 2, side * width) for x in X.T])
+    pictures: np.ndarray | None = np.stack([np.bincount(square, np.abs(x) ** 2, side * width) for x in X.T])
     if comm is not None:
-        local, pictures = pictures, np.empty_like(pictures) if comm.rank == 0 else None
+        local, pictures = pictures, np.empty((X.shape[1], side * width)) if comm.rank == 0 else None
         comm.Reduce(local, pictures)
     return None if pictures is None else np.sqrt(pictures.reshape(-1, side, width) / counts)
 
@@ -178,7 +179,7 @@ def publish(
     """Writes a run (collective). An older run goes first and result.json comes last, so that a folder with one is complete. Without
     `cells`, those per side of a grid, there are no pictures; `linearized` are the vectors of which `vectors` are the first half."""
     root = comm is None or comm.rank == 0
-    files = {PETSC_CHAIN if petsc else CHAIN: lambda path: write_chain(path, vectors, comm, petsc=petsc)}
+    files: dict[str, Callable[[Path], None]] = {PETSC_CHAIN if petsc else CHAIN: lambda path: write_chain(path, vectors, comm, petsc=petsc)}
     if cells is not None and dimensions > 1:
         files[FIELDS] = lambda path: write_fields(path, vectors, cells, dimensions, result["title"], comm)
     if linearized is not None:
@@ -220,7 +221,8 @@ def read_result(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if not _is_run(folder / RESULT):
         raise ValueError(f"{folder} holds no {PROGRAM} run (no {RESULT} of this program)")
-    return json.loads((folder / RESULT).read_text())
+    result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    return result
 
 
 def load_chain(folder: str | Path) -> tuple[dict[str, Any], np.ndarray]:

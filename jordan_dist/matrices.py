@@ -80,7 +80,8 @@ def _scipy_sparse(path: Path) -> Any:
 
 def _numpy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        array: np.ndarray = np.load(path, allow_pickle=False)
+        return array
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path} is no complete .npy file of numbers ({error})") from error
 

@@ -42,6 +42,10 @@ class AffineFamily:
         return max(len(self.dA), len(self.dB))
 
 
+# A family of pencils: affine, or a function of the parameters that returns (A, B) or (A, B, dA, dB).
+Family = AffineFamily | Callable[[np.ndarray], tuple[Any, ...]]
+
+
 @dataclass
 class Pencil:
     """A - lambda B of one backend, with the derivatives of A and B per parameter (empty when not known)."""
@@ -107,23 +111,26 @@ def _shifted(pencil: Pencil, sigma: complex) -> Sum:
 
 def apply_sum(backend: Backend, terms: Sum, X: np.ndarray, *, adjoint: bool = False) -> np.ndarray:
     """The sum, or its adjoint, times X."""
-    product, total = backend.adjoint_product if adjoint else backend.product, None
+    product = backend.adjoint_product if adjoint else backend.product
+    total: np.ndarray | None = None
     for c, A in terms:
         c = np.conj(c) if adjoint else c
         if c != 0 or total is None:
             term = product(A, X) if c == 1 else c * product(A, X)
             total = term if total is None else total + term
+    assert total is not None, "a sum has a term"
     return total
 
 
 def pencil(backend: Backend, A: Any, B: Any = None, dA: Any = None, dB: Any = None) -> Pencil:
     """The user's matrices; dA and dB are a matrix or a list of one per parameter."""
-    from jordan_dist.quadratic import QuadraticPencil, linearized
+    from jordan_dist.quadratic import CompanionBackend, QuadraticPencil, linearized
 
     dA, dB = _listed(dA), _listed(dB)
     if isinstance(A, QuadraticPencil):
         if B is not None or any(D is not None for D in dB):
             raise ValueError("a QuadraticPencil stands for A and B: leave B and dB out")
+        assert isinstance(backend, CompanionBackend), "backend_for(A) is one"
         return linearized(backend, A, dA)
     if dA and dB and len(dA) != len(dB):
         raise ValueError(_UNEVEN.format(len(dA), len(dB)))
@@ -180,7 +187,7 @@ def settle_symmetry(pencil: Pencil, asked: bool | None) -> None:
 class ParametricPencil:
     """A family as the search sees it: the pencil with its derivatives at any parameters."""
 
-    def __init__(self, backend: Backend, family: AffineFamily | Callable, count: int):
+    def __init__(self, backend: Backend, family: Family, count: int):
         self.backend, self.family, self.count = backend, family, count
         if isinstance(family, AffineFamily):
             if family.parameters != count:
@@ -213,7 +220,7 @@ class ParametricPencil:
         return here
 
 
-def matrices_of(family: AffineFamily | Callable, p: np.ndarray) -> tuple:
+def matrices_of(family: Family, p: np.ndarray) -> tuple[Any, ...]:
     """A, B and, if the family knows them, dA and dB; of an affine family at p = 0."""
     if isinstance(family, AffineFamily):
         return family.A0, family.B0, family.dA, family.dB

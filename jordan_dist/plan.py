@@ -31,8 +31,8 @@ FORMAT = 1
 GRIDS = {2: ("lined-duct", (200, 290, 420)), 3: ("cubes", (16, 21, 28))}  # about a minute on one core
 KINDS = {"symmetric": "L D L^T", "general": "LU"}
 LARGEST = 10**9
-FILL: dict[int, Callable] = {2: lambda n: n * np.log2(n), 3: lambda n: n ** (4 / 3)}
-OPERATIONS: dict[int, Callable] = {2: lambda n: n**1.5, 3: lambda n: n**2.0}
+FILL: dict[int, Callable[[Any], Any]] = {2: lambda n: n * np.log2(n), 3: lambda n: n ** (4 / 3)}
+OPERATIONS: dict[int, Callable[[Any], Any]] = {2: lambda n: n**1.5, 3: lambda n: n**2.0}
 PHASES = ("analysis", "factorization", "solves", "rest")
 PERFECT = ("factorization", "solves", "rest")  # what more ranks are taken to share; the analysis of the matrix is sequential
 
@@ -157,7 +157,7 @@ class _Model:
         def fitted(values: list[float], *laws: np.ndarray) -> np.ndarray:
             y = np.array(values)
             scale = np.where(y > 0, y, 1.0)
-            return scipy.optimize.nnls(np.column_stack(laws) / scale[:, None], y / scale)[0]
+            return np.asarray(scipy.optimize.nnls(np.column_stack(laws) / scale[:, None], y / scale)[0])
 
         self.entries = fitted([run.entries for run in runs], fill)
         self.memory = fitted([run.memory_bytes for run in runs], fill, linear)

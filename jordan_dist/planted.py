@@ -4,6 +4,7 @@ so that they are the truth for every test of one."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -33,7 +34,7 @@ class Planted:
     def family(self) -> AffineFamily:
         return AffineFamily(self.A0, self.dA, self.B0, self.dB)
 
-    def at(self, p) -> tuple[np.ndarray, np.ndarray | None]:
+    def at(self, p: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """A and B at the parameters p."""
         p = np.atleast_1d(p)
         B = self.B0 if not self.dB else self.B0 + np.tensordot(p, self.dB, axes=1)
@@ -71,7 +72,8 @@ def planted_pencil(
 
     def noise() -> np.ndarray:
         entries = rng.standard_normal((n, n)) + (0 if real else 1j * rng.standard_normal((n, n)))
-        return entries / np.sqrt(n if real else 2 * n)
+        scaled: np.ndarray = entries / np.sqrt(n if real else 2 * n)
+        return scaled
 
     eigenvalue = 0.7 if real else 0.7 + 0.3j
     directions = rng.choice([-1.0, 1.0], n - k) if real else np.exp(1j * rng.uniform(0, 2 * np.pi, n - k))
@@ -91,7 +93,7 @@ def planted_pencil(
         S = T.T
     else:
         T = np.eye(n) + 0.4 * noise()
-        S = np.linalg.inv(T)
+        S = np.asarray(np.linalg.inv(T))
 
     def derivative(size: float) -> np.ndarray:
         D = size * noise()
@@ -118,7 +120,7 @@ def planted_pencil(
 def _unit_gauge(V: np.ndarray) -> np.ndarray:
     """C such that V C is a chain with ||x0|| = 1 and x0^H j_i = 0: a number, and multiples of the chain moved by i."""
     k = V.shape[1]
-    C = np.eye(k, dtype=V.dtype) / np.linalg.norm(V[:, 0])
+    C: np.ndarray = np.eye(k, dtype=V.dtype) / np.linalg.norm(V[:, 0])
     for i in range(1, k):
         X = V @ C
         C = C - C @ (np.vdot(X[:, 0], X[:, i]) * np.eye(k, k=i))

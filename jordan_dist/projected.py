@@ -29,7 +29,8 @@ class NearestDefective:
 
     @property
     def matrix(self) -> np.ndarray:
-        return self.eigenvalue * np.eye(len(self.Q)) + self.Q @ self.T @ self.Q.conj().T
+        M: np.ndarray = self.eigenvalue * np.eye(len(self.Q)) + self.Q @ self.T @ self.Q.conj().T
+        return M
 
     @property
     def shift(self) -> np.ndarray:
@@ -42,7 +43,8 @@ class NearestDefective:
         """Columns c_0, c_1, ..: (M0 - eigenvalue) c_0 = 0, (M0 - eigenvalue) c_i = c_{i-1}, ||c_0|| = 1. Several blocks follow each
         other, the longest chain first; of a single one c_0^H c_i = 0."""
         if max(self.weyr) > 1:
-            return self.Q @ self._chains()
+            chains: np.ndarray = self.Q @ self._chains()
+            return chains
         k = len(self.Q)
         C = np.zeros((k, k), dtype=complex)
         C[0, 0] = 1

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from jordan_dist.backends import Backend, BlockVectors, Factor, backend_for
+from jordan_dist.backends import Backend, Factor, backend_for
 from jordan_dist.pencil import Pencil, Sum, apply_sum, equals_transpose
 
 
@@ -72,7 +72,7 @@ class Companion:
     """Whether P and Q equal their transposes."""
 
 
-class CompanionBackend(BlockVectors):
+class CompanionBackend(Backend):
     """The linearized problem over the backend of the user's matrices, `base`."""
 
     def __init__(self, base: Backend):
@@ -143,7 +143,8 @@ class CompanionBackend(BlockVectors):
 
     def factor(self, terms: list[tuple[complex, Companion]], *, symmetric: bool, true: Any = None) -> CompanionFactor:
         a, b = sum(c * A.a for c, A in terms), sum(c * A.b for c, A in terms)
-        P, Q = ([(c * d, D) for c, A in terms for d, D in part(A)] for part in (lambda A: A.P, lambda A: A.Q))
+        P = [(c * d, D) for c, A in terms for d, D in A.P]
+        Q = [(c * d, D) for c, A in terms for d, D in A.Q]
         assert b != 0, "A - sigma B has the identity in its upper right corner"
         return CompanionFactor(self, Companion(a=a, b=b, P=P, Q=Q, symmetric=all(A.symmetric for _, A in terms)))
 
@@ -190,6 +191,9 @@ class CompanionFactor:
         below = self.backend._below(self.matrix.Q, w, adjoint=True)
         return np.asfortranarray(np.vstack([(bottom - below) / np.conj(self.matrix.b), w]))
 
+    def entries(self) -> float:
+        return self.inner.entries()
+
     def destroy(self) -> None:
         self.inner.destroy()
 
@@ -205,12 +209,13 @@ def linearized(backend: CompanionBackend, A: QuadraticPencil, dA: list[Quadratic
         )
         symmetric = all(equals_transpose(backend.base, D) for _, D in (*mass, *damping, *stiffness))
         w, row = backend.column, backend.row
-        P, Q, Q_of_B = (
+        parts: list[Sum] = [
             [(c * factor, D) for c, D in terms] for terms, factor in ((stiffness, -1 / row), (damping, -w / row), (mass, w / row))
-        )
+        ]
+        P, below, below_of_B = parts
         return (
-            Companion(a=0.0, b=one * w, P=P, Q=Q, symmetric=symmetric),
-            Companion(a=one, b=0.0, P=[], Q=Q_of_B, symmetric=symmetric),
+            Companion(a=0.0, b=one * w, P=P, Q=below, symmetric=symmetric),
+            Companion(a=one, b=0.0, P=[], Q=below_of_B, symmetric=symmetric),
         )
 
     pairs = []

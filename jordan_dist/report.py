@@ -9,16 +9,13 @@ import base64
 import csv
 import html
 import io as text_io
-import json
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jordan_dist import io
-from jordan_dist.backends import MissingExtraError
+from jordan_dist.figures import METHODS, Drawing, drawings, figure_class, read
 
 # Nothing is loaded from anywhere, and the browser is told so.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -75,9 +72,7 @@ for (const { src, parentElement } of document.querySelectorAll("figure img.light
 }"""
 
 THEMES = {"light": ("#1b1f24", "#d0d7de"), "dark": ("#e6edf3", "#353c45")}  # ink and lines
-# Okabe and Ito's colours, told apart by most people who see colours differently, on both grounds.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#3b8fc9", "#d55e00", "#009e73", "#cc79a7", "#8c959f"
-NEAREST_GAP = 5.0  # spreads: a next eigenvalue farther away than this would leave the others a dot in its picture
+COLOURS = "#3b8fc9", "#d55e00", "#009e73", "#cc79a7"  # those of figures for papers, the blue lighter: it has to be seen on both grounds
 
 VERDICTS = {
     "block": "one Jordan block",
@@ -92,23 +87,10 @@ def sections(folder: str | Path) -> str:
     holds none; MissingExtraError without matplotlib."""
     result = read(folder)
     if result["mode"] == "scan":
-        return _scan(result)
+        return _scan(result, drawings(folder))
     if result["mode"] == "verify":
-        return _errors(result)
+        return _errors(result, drawings(folder))
     return _run(Path(folder), result)
-
-
-def read(folder: str | Path) -> dict[str, Any]:
-    """What the folder holds: result.json of a run, scan.json or verify.json. ValueError if there is none of them."""
-    names = (io.RESULT, io.SCAN_FILES[0], io.VERIFY_FILES[0])
-    for name in names:
-        try:
-            found = json.loads((Path(folder) / name).read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(found, dict) and found.get("program") == io.PROGRAM:
-            return found
-    raise ValueError(f"{folder} holds no {io.PROGRAM} run (no {', '.join(names[:-1])} or {names[-1]} of this program)")
 
 
 def write_page(folder: str | Path) -> Path:
@@ -126,15 +108,7 @@ def write_page(folder: str | Path) -> Path:
     return path
 
 
-def figure_class() -> Any:
-    try:
-        from matplotlib.figure import Figure  # no pyplot: no display, and no state shared with the caller's figures
-    except ImportError as error:
-        raise MissingExtraError(f'the report needs matplotlib ({error}): pip install "dynamo-jordan[report]"') from error
-    return Figure
-
-
-def _title(result: dict) -> str:
+def _title(result: dict[str, Any]) -> str:
     if result["mode"] == "verify":
         return "Errors against known chains"
     return f"Exceptional points of {result['name']}" if result["mode"] == "scan" else result["title"]
@@ -143,26 +117,21 @@ def _title(result: dict) -> str:
 # ---- a run ------------------------------------------------------------------------------------------------------------------
 
 
-def _run(folder: Path, result: dict) -> str:
-    modes = np.zeros((0, 0, 0))
-    if (folder / io.MODES).exists():
-        with np.load(folder / io.MODES, allow_pickle=False) as file:
-            modes = file["modes"]
+def _run(folder: Path, result: dict[str, Any]) -> str:
+    drawn = drawings(folder)
     parts = [f"<h2>{_text(_title(result))}</h2>", _introduction(result), _facts("The answer", _answer(result))]
     if result["verdict"] == "block":
         parts.append(_facts("Residuals, relative to the size of their terms", _residuals(result)))
-    if len(modes):
-        parts += ["<h3>Modes</h3>", _row([_mode(mode, i, _mode_caption(result, i)) for i, mode in enumerate(modes)])]
-    around = [_spectrum(result), _splitting(result)]
-    if any(around):
-        parts += ["<h3>The spectrum around the point</h3>", _row(around)]
+    for title, names in (("Modes", "mode"), ("The spectrum around the point", "spectrum splitting"), ("Search", "search")):
+        if row := [drawing for drawing in drawn if drawing.name.partition("-")[0] in names.split()]:
+            parts += [f"<h3>{title}</h3>", _row(row)]
     if "history" in result:
-        parts += ["<h3>Search</h3>", _row([_convergence(result)]), _steps(result)]
+        parts.append(_steps(result))
     parts.append(_facts("Cost", _cost(result)))
     return "\n".join(part for part in parts if part)
 
 
-def _introduction(result: dict) -> str:
+def _introduction(result: dict[str, Any]) -> str:
     order = {2: "Two", 3: "Three"}.get(len(result["singular_values"]), str(len(result["singular_values"])))
     if result["mode"] == "exceptional point":
         done = (
@@ -177,7 +146,7 @@ def _introduction(result: dict) -> str:
     return f"<p>{_text(done)} {_text(where)}</p>"
 
 
-def _answer(result: dict) -> list[tuple[str, str]]:
+def _answer(result: dict[str, Any]) -> list[tuple[str, str]]:
     names = result["parameter_names"]
     rows = [(f"parameter {name}", number(value)) for name, value in zip(names, result["parameters"], strict=True)]
     if result["step"] is not None:
@@ -195,7 +164,7 @@ def _answer(result: dict) -> list[tuple[str, str]]:
     return rows
 
 
-def _residuals(result: dict) -> list[tuple[str, str]]:
+def _residuals(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("subspace", f"{result['subspace_residual']:.1e}")]
     for i, (residual, norm) in enumerate(zip(result["chain_residuals"], result["vector_norms"], strict=True)):
         label = "eigenvector x0" if i == 0 else f"Jordan vector j{i}"
@@ -209,7 +178,7 @@ def _residuals(result: dict) -> list[tuple[str, str]]:
     return rows
 
 
-def _cost(result: dict) -> list[tuple[str, str]]:
+def _cost(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("factorizations", str(result["factorizations"])), ("triangular solves (columns)", str(result["solves"]))]
     rows += [(f"seconds: {name}", f"{value:.2f}") for name, value in result["seconds"].items()]
     rows.append(("peak memory of all processes", f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB"))
@@ -217,135 +186,7 @@ def _cost(result: dict) -> list[tuple[str, str]]:
     return rows
 
 
-def _mode_caption(result: dict, i: int) -> str:
-    if result["verdict"] != "block":
-        return f"|x| of basis vector {i + 1} of the subspace"
-    return "|x0|, the eigenvector" if i == 0 else f"|j{i}|, Jordan vector"
-
-
-def _mode(mode: np.ndarray, i: int, caption: str) -> str:
-    """Root mean square over squares of cells, (side, side), or (side, 1) where there is no grid."""
-    side, width = mode.shape
-
-    def draw(axes: Any) -> None:
-        if width == 1:
-            axes.plot(mode[:, 0], color=BLUE)
-            axes.set(xlabel="unknowns, averaged", ylim=(0, None))
-            return
-        image = axes.imshow(mode.T, origin="lower", cmap="magma", interpolation="none")
-        axes.figure.colorbar(image, ax=axes, shrink=0.85)
-        axes.set(xlabel="cell i", ylabel="cell j")
-        axes.grid(False)
-
-    table: dict[str, Sequence] = {"i": range(side)} | {f"j={j}": [f"{value:.3g}" for value in mode[:, j]] for j in range(width)}
-    return _figure(f"mode-{i}", caption, draw, table, size=(4.2, 3.8))
-
-
-def _spectrum(result: dict) -> str:
-    """Eigenvalues on the way of the search, or of the given pencil, where they merge, and the branches of the root between."""
-    k, centre = len(result["singular_values"]), _complex([result["eigenvalue"]])[0]
-    history = result.get("history", [])
-    seen = [_complex(step["eigenvalues"]) for step in history] or ([_complex(result["eigenvalues"])] if result.get("eigenvalues") else [])
-    if not seen:
-        return ""
-    # The branches over the straight line through the first of these pencils and the point, as far on its other side.
-    s, shift = np.linspace(-1, 1, 41), 0j
-    if result["puiseux"] and (history or result["step"] is not None):
-        away = _complex(history[0]["parameters"]) - _complex(result["parameters"]) if history else -_complex(result["step"])
-        shift = complex(_complex(result["puiseux"]) @ away)
-    branches = [centre + np.exp(2j * np.pi * branch / k) * (shift * s + 0j) ** (1 / k) for branch in range(k)] if shift else []
-    gap, spread = result["gap"], max(np.abs(seen[0] - centre).max(), np.finfo(float).tiny)
-    near = gap is not None and gap < NEAREST_GAP * spread
-
-    def draw(axes: Any) -> None:
-        for branch in branches:
-            axes.plot(branch.real, branch.imag, "-", color=GREY, linewidth=1)
-        if branches:
-            axes.plot([], [], "-", color=GREY, label=f"(c t)^(1/{k}), from the chain")
-        for step, eigenvalues in enumerate(seen):
-            label = ("eigenvalues on the way" if history else "eigenvalues of the pencil") if step == 0 else None
-            axes.plot(eigenvalues.real, eigenvalues.imag, "o", color=BLUE, markersize=4, alpha=1 - 0.6 * step / len(seen), label=label)
-        axes.plot(centre.real, centre.imag, "*", color=ORANGE, markersize=11, label="where they merge")
-        if near:
-            circle = centre + gap * np.exp(1j * np.linspace(0, 2 * np.pi, 200))
-            axes.plot(circle.real, circle.imag, ":", color=PURPLE, label="distance of the next eigenvalue (estimate)")
-        axes.set(xlabel="Re", ylabel="Im")
-        axes.set_aspect("equal", adjustable="datalim")
-        axes.figure.legend(loc="outside lower center", ncols=2)
-
-    table: dict[str, list] = {"what": [], "number": [], "t": [], "re": [], "im": []}
-    rows: list[tuple[Any, ...]] = [("eigenvalue", step, "", value) for step, eigenvalues in enumerate(seen) for value in eigenvalues]
-    rows += [("merged", "", 0, centre)]
-    rows += [("branch", number, t, value) for number, branch in enumerate(branches) for t, value in zip(s, branch, strict=True)]
-    for what, which, t, value in rows:
-        for name, entry in zip(table, (what, which, t, value.real, value.imag), strict=True):
-            table[name].append(entry)
-    beyond = "" if near or gap is None else f" The next eigenvalue is about {gap:.3g} away, outside."
-    caption = "Eigenvalues in the complex plane." + beyond
-    if branches:
-        caption += " t: from the first pencil (-1 or 1) through the exceptional point (0)."
-    return _figure("spectrum", caption, draw, table)
-
-
-def _splitting(result: dict) -> str:
-    """Spread of the eigenvalues at the points that the search visited, against the root that the chain predicts."""
-    if not result["puiseux"] or "history" not in result:
-        return ""
-    k = len(result["singular_values"])
-    final, c = _complex(result["parameters"]), _complex(result["puiseux"])
-    distance, spread = [], []
-    for step in result["history"]:
-        eigenvalues = _complex(step["eigenvalues"])
-        shift = abs(c @ (_complex(step["parameters"]) - final))
-        # nearer than this, rounding in the parameters moves the eigenvalues more than the step does
-        if shift > 1e-12 * abs(eigenvalues.mean()):
-            distance.append(shift)
-            spread.append(np.abs(eigenvalues - eigenvalues.mean()).max())
-    if not distance:
-        return ""
-
-    def draw(axes: Any) -> None:
-        line = np.geomspace(min(distance) / 10, max(distance) * 10, 50)
-        axes.loglog(line, line ** (1 / k), "-", color=GREY, label=f"|c t|^(1/{k}), from the chain")
-        axes.loglog(distance, spread, "o", color=ORANGE, label="eigenvalues on the way")
-        axes.set(xlabel="|c t|, t = parameters - exceptional point", ylabel="max |eigenvalue - mean|")
-        axes.legend()
-
-    table = {"c_t": distance, "spread": spread, "predicted": [d ** (1 / k) for d in distance]}
-    return _figure("splitting", f"The {'square' if k == 2 else f'{k}-th'} root splitting around the exceptional point", draw, table)
-
-
-def _convergence(result: dict) -> str:
-    history = result["history"]
-    moved, residuals = ([max(step[name], 1e-17) for step in history] for name in ("step", "residual"))
-
-    def draw(axes: Any) -> None:
-        axes.semilogy(moved, "o-", color=BLUE, label="|delta| of the parameters")
-        axes.semilogy(residuals, "s--", color=GREEN, label="residual of the subspace")
-        axes.set(xlabel="step", xticks=range(0, len(history), -(-len(history) // 10)))
-        axes.legend()
-
-    return _figure(
-        "search", "How far each step of the search moved the parameters, and how well the subspace followed", draw, _history(result)
-    )
-
-
-def _history(result: dict) -> dict[str, list]:
-    """The steps of a search by column; of complex numbers real and imaginary part."""
-    table: dict[str, list] = {"number": list(range(len(result["history"])))}
-    for step in result["history"]:
-        values = zip([*result["parameter_names"]], step["parameters"], strict=True)
-        named = [*values, *((f"eigenvalue_{i + 1}", value) for i, value in enumerate(step["eigenvalues"]))]
-        for name, value in named:
-            re, im = value if isinstance(value, list) else (value, 0.0)
-            table.setdefault(f"{name}_re", []).append(re)
-            table.setdefault(f"{name}_im", []).append(im)
-        for name in ("step", "residual", "sweeps"):
-            table.setdefault(name, []).append(step[name])
-    return table
-
-
-def _steps(result: dict) -> str:
+def _steps(result: dict[str, Any]) -> str:
     header = ["step", *result["parameter_names"], "eigenvalues", "|delta|", "residual", "sweeps"]
     rows = [
         [
@@ -364,8 +205,8 @@ def _steps(result: dict) -> str:
 # ---- a scan -----------------------------------------------------------------------------------------------------------------
 
 
-def _scan(result: dict) -> str:
-    points, unresolved = result["points"], result["unresolved"]
+def _scan(result: dict[str, Any], drawn: Sequence[Drawing]) -> str:
+    points = result["points"]
     found = f"{len(points)} exceptional point(s) in the window; the discriminant winds {result['count']} times around it."
     sure = (
         "Every zero is one of them, and their eigenvalues swap around each."
@@ -385,49 +226,15 @@ def _scan(result: dict) -> str:
         for point in points
     ]
     parts = [f"<h2>{_text(_title(result))}</h2>", f"<p>{_text(found)} {_text(sure)}</p>", _table(header, rows)]
-    where = [_plane(point["parameters"]) for point in points]
-    lost = [_plane(place) for place in unresolved]
-    (left, bottom), (right, top) = (_plane(corner) for corner in result["window"])
-    eigenvalues = _complex([point["eigenvalue"] for point in points])
-
-    def window(axes: Any) -> None:
-        axes.plot([left, right, right, left, left], [bottom, bottom, top, top, bottom], "-", color=GREY, label="window")
-        axes.plot([x for x, _ in where], [y for _, y in where], "o", color=BLUE, label="exceptional points")
-        if lost:
-            axes.plot([x for x, _ in lost], [y for _, y in lost], "x", color=ORANGE, label="zeros that are no point found")
-        axes.set(xlabel="Re p" if len(names) == 1 else names[0], ylabel="Im p" if len(names) == 1 else names[1])
-        axes.legend()
-
-    def spectrum(axes: Any) -> None:
-        axes.plot(eigenvalues.real, eigenvalues.imag, "*", color=ORANGE, markersize=9)
-        axes.set(xlabel="Re", ylabel="Im")
-
-    table: dict[str, Sequence] = {"x": [x for x, _ in where], "y": [y for _, y in where], "eigenvalue_re": eigenvalues.real.tolist()} | {
-        "eigenvalue_im": eigenvalues.imag.tolist()
-    }
-    figures = [_figure("window", "Exceptional points in the plane of the parameters", window, table)]
-    if points:
-        figures.append(_figure("eigenvalues", "Where pairs of eigenvalues merge, in the complex plane", spectrum, table))
-    parts += [_row(figures), _facts("Cost", [("seconds", f"{result['seconds']['total']:.2f}"), ("versions", _versions(result))])]
+    cost = [("seconds", f"{result['seconds']['total']:.2f}"), ("versions", _versions(result))]
+    parts += [_row(drawn), _facts("Cost", cost)]
     return "\n".join(parts)
-
-
-def _plane(parameters: list) -> tuple[float, float]:
-    """One complex parameter, or two real ones, as a point."""
-    values = _complex(parameters)
-    return (values[0].real, values[0].imag) if len(values) == 1 else (values[0].real, values[1].real)
 
 
 # ---- a measurement of errors ------------------------------------------------------------------------------------------------
 
-METHODS = {
-    "naive": ("naive eigenpair: slope 1/{k}", ORANGE),
-    "first": ("first-order chain: slope 1", BLUE),
-    "second": ("second-order chain: slope 2", GREEN),
-}
 
-
-def _errors(result: dict) -> str:
+def _errors(result: dict[str, Any], drawn: Sequence[Drawing]) -> str:
     cases = result["cases"]
     verdict = "All slopes are what they must be." if result["passed"] else "Some slope or error is not what it must be."
     words = "Dense pencils with planted Jordan blocks, solved at several distances from the defective pencil; errors are relative."
@@ -441,43 +248,20 @@ def _errors(result: dict) -> str:
         ]
         for case in cases
     ]
-    panels = [_slopes([case for case in cases if case["size"] == size], size) for size in sorted({case["size"] for case in cases})]
     cost = [("seconds", f"{result['seconds']['total']:.2f}"), ("versions", _versions(result))]
-    parts = [f"<h2>{_text(_title(result))}</h2>", f"<p>{_text(words)} {_text(verdict)}</p>", _row(panels), _table(header, rows)]
+    parts = [f"<h2>{_text(_title(result))}</h2>", f"<p>{_text(words)} {_text(verdict)}</p>", _row(drawn), _table(header, rows)]
     return "\n".join([*parts, _facts("Cost", cost)])
-
-
-def _slopes(cases: list[dict], size: int) -> str:
-    table: dict[str, list] = {"pencil": [], "method": [], "quantity": [], "distance": [], "error": []}
-    for case in cases:
-        for method, found in case["errors"].items():
-            for quantity, errors in found.items():
-                for distance, error in zip(case["distances"][method], errors, strict=True):
-                    for name, entry in zip(table, (case["name"], method, quantity, distance, error), strict=True):
-                        table[name].append(entry)
-
-    def draw(axes: Any) -> None:
-        for method, (label, colour) in METHODS.items():
-            for case in cases:
-                for errors in case["errors"][method].values():
-                    axes.loglog(case["distances"][method], np.maximum(errors, 1e-17), ".-", color=colour, lw=0.6, ms=4, alpha=0.5)
-            axes.plot([], [], ".-", color=colour, label=label.format(k=size))
-        axes.set(xlabel="distance from the defective pencil", ylabel="relative error of eigenvalue and vectors")
-        axes.legend(loc="lower right")
-
-    return _figure(f"errors-{size}", f"Jordan blocks of size {size}: errors over the distance", draw, table, size=(5.2, 4.2))
 
 
 # ---- pieces of HTML ---------------------------------------------------------------------------------------------------------
 
 
-def _figure(
-    name: str, caption: str, draw: Callable[[Any], None], table: Mapping[str, Sequence], *, size: tuple[float, float] = (4.8, 3.6)
-) -> str:
+def _figure(drawing: Drawing) -> str:
     """A figure for either ground with its numbers. Pictures are images of their own, so that the ids inside several SVGs on one page
     cannot clash."""
     Figure = figure_class()
     import matplotlib as mpl
+    from matplotlib.rcsetup import cycler
 
     ink, line = THEMES["light"]
     colours: dict[Any, Any] = {f"{part}.color": ink for part in ("text", "xtick", "ytick")} | {
@@ -485,24 +269,32 @@ def _figure(
         "axes.edgecolor": line,
         "grid.color": line,
     }
-    look = {"font.size": 9, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.6, "legend.frameon": False, "legend.fontsize": 7.5}
+    look = {
+        "axes.prop_cycle": cycler(color=COLOURS),
+        "font.size": 9,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.alpha": 0.6,
+        "legend.frameon": False,
+        "legend.fontsize": 7.5,
+    }
     grounds = {f"{part}.facecolor": "none" for part in ("figure", "axes", "savefig")}
     drawn = text_io.StringIO()
-    with mpl.rc_context(colours | look | grounds | {"svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.add_subplot())
+    with mpl.rc_context(colours | look | grounds | {"svg.hashsalt": drawing.name}):
+        figure = Figure(figsize=drawing.size, layout="constrained")
+        drawing.draw(figure.add_subplot())
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-    text, images = _text(caption), ""
+    text, images = _text(drawing.caption), ""
     for theme, (own_ink, own_line) in THEMES.items():
         picture = drawn.getvalue().replace(ink, own_ink).replace(line, own_line)  # to draw takes longer than all else on the page
         encoded = base64.b64encode(picture.encode()).decode()
         images += f'<img class="{theme}" alt="{text}" src="data:image/svg+xml;base64,{encoded}">'
-    address = f"data:text/csv;charset=utf-8,{urllib.parse.quote(_csv(table), safe=',:+;=/')}"
-    link = f'<div class="downloads"><a download="{name}.csv" href="{address}">CSV</a></div>'
+    address = f"data:text/csv;charset=utf-8,{urllib.parse.quote(_csv(drawing.table), safe=',:+;=/')}"
+    link = f'<div class="downloads"><a download="{drawing.name}.csv" href="{address}">CSV</a></div>'
     return f"<figure>{images}<figcaption>{text}</figcaption>{link}</figure>"
 
 
-def _csv(table: Mapping[str, Sequence]) -> str:
+def _csv(table: Mapping[str, Sequence[Any]]) -> str:
     lines = text_io.StringIO()
     writer = csv.writer(lines)
     writer.writerow(table)
@@ -510,8 +302,8 @@ def _csv(table: Mapping[str, Sequence]) -> str:
     return lines.getvalue()
 
 
-def _row(figures: list[str]) -> str:
-    return f'<div class="figure-row">{"".join(figures)}</div>'
+def _row(drawn: Sequence[Drawing]) -> str:
+    return f'<div class="figure-row">{"".join(map(_figure, drawn))}</div>'
 
 
 def _facts(title: str, rows: list[tuple[str, str]]) -> str:
@@ -525,12 +317,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _versions(result: dict) -> str:
+def _versions(result: dict[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-
-
-def _complex(values: Sequence) -> np.ndarray:
-    return np.array([complex(*v) if isinstance(v, list) else v for v in values], dtype=complex)
 
 
 def number(value: Any, digits: int = 14) -> str:

@@ -18,7 +18,7 @@ import scipy.linalg
 from jordan_dist.backends import backend_for, is_petsc
 from jordan_dist.chain import check_request
 from jordan_dist.exceptional import ExceptionalPoint, Search, Window, find_exceptional_point
-from jordan_dist.pencil import AffineFamily, ParametricPencil, matrices_of
+from jordan_dist.pencil import Family, ParametricPencil, matrices_of
 from jordan_dist.quadratic import QuadraticPencil
 from jordan_dist.subspace import NotConvergedError
 
@@ -33,6 +33,10 @@ TRIES = 2  # points missing from a cell that are searched before the cell is div
 # Where a cell is cut; the next one is for an exceptional point on the line.
 CUTS = (0.5, 0.4763, 0.5391, 0.4517)
 FOLLOWED = 1e-8  # residual of subspaces whose eigenvalues are only compared
+
+
+Point = tuple[float, float]  # of the window, whose sides are [0, 1]
+Cell = tuple[float, float, float, float]  # x0, x1, y0, y1 in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ class Scan:
 
 
 def scan_exceptional_points(
-    family: AffineFamily | Callable,
+    family: Family,
     window: Any,
     *,
     target: complex | None = None,
@@ -82,7 +86,7 @@ def scan_exceptional_points(
     A = matrices_of(family, plane.parameters((0.5, 0.5)))[0]
     target = None if target is None else check_request(target, group, None)
     backend = backend_for(A, comm, frequency=None if target is None else abs(target))
-    followed = None
+    followed: _Group | _AllEigenvalues | None = None
     try:
         pencils = ParametricPencil(backend, family, plane.count)
         if target is not None:
@@ -117,14 +121,14 @@ class _Plane:
     def parameters(self, z: tuple[float, float]) -> np.ndarray:
         lower, size = self.window.lower, self.window.upper - self.window.lower
         if self.complex:
-            return lower + size.real * z[0] + 1j * size.imag * z[1]
-        return (lower + size * np.array(z)).real
+            return np.asarray(lower + size.real * z[0] + 1j * size.imag * z[1])
+        return np.asarray((lower + size * np.array(z)).real)
 
     def coordinates(self, p: np.ndarray) -> np.ndarray:
         size, offset = self.window.upper - self.window.lower, np.asarray(p) - self.window.lower
         if self.complex:
             return np.array([offset[0].real / size[0].real, offset[0].imag / size[0].imag])
-        return (offset / size).real
+        return np.asarray((offset / size).real)
 
 
 class _AllEigenvalues:
@@ -138,7 +142,7 @@ class _AllEigenvalues:
         """All eigenvalues, and B where it depends on the parameters."""
         pencil = self.pencils.at(self.plane.parameters(z))
         n = pencil.backend.n
-        A, B = (sum(c * _dense(D, n) for c, D in terms) for terms in (pencil.A, pencil.B))
+        A, B = (np.asarray(sum(c * _dense(D, n) for c, D in terms)) for terms in (pencil.A, pencil.B))
         identity = all(D is None for _, D in pencil.B)
         values = scipy.linalg.eigvals(A) if identity else scipy.linalg.eigvals(A, B)
         if not np.isfinite(values).all():
@@ -180,7 +184,7 @@ class _Scanner:
     def __init__(self, family: Any, plane: _Plane, followed: Any, symmetric: bool | None, comm: Any):
         self.family, self.plane, self.followed, self.symmetric, self.comm = family, plane, followed, symmetric, comm
         self.samples: dict[tuple[float, float], tuple[np.ndarray, np.ndarray | None]] = {}
-        self.edges: dict[tuple, int] = {}
+        self.edges: dict[tuple[Point, Point], float] = {}
         self.points: list[ExceptionalPoint] = []
         self.unresolved: list[np.ndarray] = []
         self.failed: list[str] = []
@@ -199,7 +203,7 @@ class _Scanner:
         points = sorted((self._certified(point) for point in self.points), key=lambda p: [(v.real, v.imag) for v in p.parameters])
         return Scan(points=tuple(points), count=count, unresolved=tuple(self.unresolved), failed=tuple(self.failed))
 
-    def _resolve(self, cell: tuple, count: int, depth: int) -> None:
+    def _resolve(self, cell: Cell, count: int, depth: int) -> None:
         """Finds the zeros in a cell; of a complex parameter, exactly `count` of them."""
         if 0 < self._missing(cell, count) <= TRIES:
             x0, x1, y0, y1 = cell
@@ -217,12 +221,12 @@ class _Scanner:
         for part, number in cells:
             self._resolve(part, number, depth + 1)
 
-    def _missing(self, cell: tuple, count: int) -> int:
+    def _missing(self, cell: Cell, count: int) -> int:
         x0, x1, y0, y1 = cell
         inside = [z for z in (self.plane.coordinates(p.parameters) for p in self.points) if x0 <= z[0] < x1 and y0 <= z[1] < y1]
         return max(abs(count) - len(inside), 0)
 
-    def _divided(self, cell: tuple) -> list[tuple[tuple, int]] | None:
+    def _divided(self, cell: Cell) -> list[tuple[Cell, int]] | None:
         """Four cells with their winding numbers; None if there is no cut along which the eigenvalues can be followed."""
         x0, x1, y0, y1 = cell
         for cut in CUTS:
@@ -284,7 +288,7 @@ class _Scanner:
         moved = np.flatnonzero(home != np.arange(len(home)))
         return set(moved.tolist()) == nearest
 
-    def _winding(self, cell: tuple) -> int:
+    def _winding(self, cell: Cell) -> int:
         x0, x1, y0, y1 = cell
         corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
         total = sum(self._edge(a, b) for a, b in zip(corners, [*corners[1:], corners[0]], strict=True))
@@ -304,7 +308,7 @@ class _Scanner:
             self.edges[a, b] = sum(self._walk(at, s, s + 0.25, SHORTEST / length)[0] for s in (0.0, 0.25, 0.5, 0.75))
         return self.edges[a, b]
 
-    def _walk(self, at: Callable, s: float, t: float, shortest: float = SHORTEST) -> tuple[float, np.ndarray]:
+    def _walk(self, at: Callable[[float], Point], s: float, t: float, shortest: float = SHORTEST) -> tuple[float, np.ndarray]:
         """From at(s) to at(t) in steps so short that every eigenvalue knows itself again: the phase that the discriminant gains, and
         where each eigenvalue of the start is at the end."""
         (v, B), (w, D) = self._sample(at(s)), self._sample(at(t))
@@ -333,4 +337,4 @@ class _Scanner:
 
 def _room(values: np.ndarray) -> np.ndarray:
     """The distance of every eigenvalue from the next."""
-    return (np.abs(values[:, None] - values) + np.diag(np.full(values.size, np.inf))).min(axis=1)
+    return np.asarray((np.abs(values[:, None] - values) + np.diag(np.full(values.size, np.inf))).min(axis=1))

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -43,7 +44,7 @@ LARGEST = 1e150  # the square of a norm must be a number
 class NotConvergedError(RuntimeError):
     """An iteration ended without an answer that can be trusted; the message says why."""
 
-    history: tuple = ()
+    history: tuple[Any, ...] = ()
     """The steps of a search up to there."""
 
 
@@ -147,7 +148,7 @@ def cluster_size(pencil: Pencil, factor: Factor, sigma: complex) -> int:
     clear = {k: quality(values, tuple(range(k))) for k in range(2, min(LARGEST_SIZE, values.size - 1) + 1)}
     if backend.n == 2:
         return 2
-    best = max(clear, key=clear.get, default=0)
+    best = max(clear, key=clear.__getitem__, default=0)
     if not best or clear[best] < CLEAR:
         near = ", ".join(format(complex(v), ".6g") for v in values)
         raise TornClusterError(f"no group of the eigenvalues nearest {sigma:.6g} ({near}) stands clear of the next: name a size", None)
@@ -159,7 +160,7 @@ def quality(values: np.ndarray, chosen: tuple[int, ...]) -> float:
     """How clear the chosen values stand of the others: their distance to these, in diameters of the chosen."""
     inside, outside = values[list(chosen)], np.delete(values, chosen)
     diameter = max(np.abs(inside[:, None] - inside).max(), ROUNDED * np.abs(values).max())
-    return np.abs(inside[:, None] - outside).min() / (diameter or 1.0)
+    return float(np.abs(inside[:, None] - outside).min() / (diameter or 1.0))
 
 
 @dataclass
@@ -174,7 +175,7 @@ class _Rough:
 
 def _krylov(
     backend: BlockVectors,
-    operator: Callable,
+    operator: Callable[[np.ndarray], np.ndarray],
     k: int,
     *,
     tolerance: float = KRYLOV,
@@ -349,7 +350,8 @@ def _factored_pair(
     each: Callable[[DeflatingPair], None] | None,
 ) -> tuple[Factor, DeflatingPair]:
     factor = pencil.factor(sigma)
-    shift, elsewhere, shifts = sigma, {}, 1
+    elsewhere: dict[str, Any] = {}
+    shift, shifts = sigma, 1
     try:
         if begun is not None:
             return factor, _refined(pencil, factor, (begun.X, begun.Y, begun.others), sigma, len(begun.M), tolerance, each)

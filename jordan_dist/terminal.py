@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
@@ -39,6 +39,14 @@ def telling(rank: int, *, quiet: bool) -> Iterator[None]:
             yield
     finally:
         log.removeHandler(handler)
+
+
+def tell_end(title: str, facts: Sequence[tuple[str, str]], then: Sequence[tuple[str, str]]) -> None:
+    """What came out of a command and what to do next, on one screen: `facts` by name, of `then` files, commands or lines of Python with
+    a word on each."""
+    width, wide = (max((len(text) for text, _ in pairs), default=0) for pairs in (facts, then))
+    lines = [f"\n{title}", *(f"  {name:<{width}}  {value}" for name, value in facts)]
+    log.info("%s", "\n".join([*lines, "next", *(f"  {text:<{wide}}  {word}" for text, word in then)]))
 
 
 class _AboveTheBar(logging.Handler):

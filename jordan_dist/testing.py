@@ -24,7 +24,7 @@ from jordan_dist import io
 from jordan_dist.backends import Backend, BlockVectors, SingularFactorError, backend_for
 from jordan_dist.chain import assemble_chain, classify
 from jordan_dist.exceptional import ExceptionalPoint, find_exceptional_point, parameters_of
-from jordan_dist.pencil import AffineFamily, ParametricPencil, Pencil, matrices_of, pencil, settle_symmetry
+from jordan_dist.pencil import Family, ParametricPencil, Pencil, matrices_of, pencil, settle_symmetry
 from jordan_dist.planted import Planted, planted_pencil
 from jordan_dist.projected import nearest_defective
 from jordan_dist.subspace import EPS, factored_pair
@@ -56,7 +56,7 @@ def _near(found: Any, expected: Any, what: str, bound: float = 1e-12) -> None:
     assert error <= bound, f"{what}: relative error {error:.1e}"
 
 
-def _check_arithmetic(make_backend: Callable, n: int, symmetric: bool) -> None:
+def _check_arithmetic(make_backend: Callable[[Any], Backend], n: int, symmetric: bool) -> None:
     rng = np.random.default_rng(n)
 
     def matrix() -> np.ndarray:
@@ -111,7 +111,7 @@ def _exported(backend: Backend, x: np.ndarray) -> slice:
     return slice(backend.start, backend.stop) if rows == backend.n else slice(None)
 
 
-def _check_refusals(make_backend: Callable) -> None:
+def _check_refusals(make_backend: Callable[[Any], Backend]) -> None:
     backend = make_backend(np.eye(4))
     try:
         wrong = [np.ones((4, 3)), np.eye(5), np.diag([1.0, 2.0, np.nan, 3.0]), np.diag([1.0, np.inf, 2.0, 3.0]), "matrix"]
@@ -131,7 +131,7 @@ def _check_refusals(make_backend: Callable) -> None:
         backend.destroy()
 
 
-def _check_chain(make_backend: Callable, planted: Planted) -> None:
+def _check_chain(make_backend: Callable[[Any], Backend], planted: Planted) -> None:
     """The whole algorithm, with sigma beside the eigenvalue and on it."""
     k = sum(planted.blocks)
     for sigma in (planted.eigenvalue + 0.1, planted.eigenvalue):
@@ -179,7 +179,7 @@ def _check_relations(problem: Pencil, chain: Any, V: np.ndarray, W: np.ndarray, 
     assert left <= bound, f"the relations of the left vectors have a relative residual of {left:.1e}"
 
 
-def check_problem(family: AffineFamily | Callable, start: Any, *, target: complex, size: int = 2, comm: Any = None) -> ExceptionalPoint:
+def check_problem(family: Family, start: Any, *, target: complex, size: int = 2, comm: Any = None) -> ExceptionalPoint:
     """A family of pencils as in `find_exceptional_point`: its derivatives are those of its matrices, the search from `start` ends at an
     exceptional point, the chain holds in the family's own matrices there, and the eigenvalues beside it split as the chain predicts.
     Returns the exceptional point."""

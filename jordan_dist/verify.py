@@ -66,7 +66,7 @@ def measure(size: int, generalized: bool, real: bool, symmetric: bool, *, n: int
         A, B = planted.at(eps * direction)
         if method == "naive":
             return _naive(planted, A, B)
-        derivatives = {"dA": list(planted.dA), "dB": list(planted.dB) or None} if method == "second" else {}
+        derivatives: dict[str, Any] = {"dA": list(planted.dA), "dB": list(planted.dB) or None} if method == "second" else {}
         target = planted.eigenvalue + (0.1 if real else 0.1 - 0.1j)
         return _errors(planted, jordan_chain(A, B, target=target, size=size, **derivatives, comm=comm))
 
@@ -126,7 +126,7 @@ def table(cases: list[Case]) -> str:
 
 def draw(cases: list[Case], *paths: Path) -> None:
     """The errors over the distance, log-log, a panel per block size. MissingExtraError without matplotlib."""
-    from jordan_dist.report import figure_class
+    from jordan_dist.figures import figure_class
 
     colours = {"naive": "#cf222e", "first": "#0969da", "second": "#1a7f37"}
     sizes = sorted({case.size for case in cases})

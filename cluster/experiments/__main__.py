@@ -12,7 +12,9 @@ SHARED = ("__init__", "__main__", "timing")
 def names() -> dict[str, str]:
     """What every measurement says of itself, by name; nothing is imported."""
     files = sorted(Path(__file__).parent.glob("*.py"))
-    return {file.stem: ast.get_docstring(ast.parse(file.read_text())).partition("\n")[0] for file in files if file.stem not in SHARED}
+    return {
+        file.stem: (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0] for file in files if file.stem not in SHARED
+    }
 
 
 def main() -> int:

@@ -88,10 +88,12 @@ def compare(dynamics: Dynamics, network: nn.Module) -> None:
         f"slow; largest q {float(fixed.q.max()):.1e} (all below {FIXED:g})",
         flush=True,
     )
-    cell = nn.GRUCell(network.recurrent.input_size, HIDDEN).requires_grad_(False)
-    cell.load_state_dict({name.removesuffix("_l0"): tensor for name, tensor in network.recurrent.state_dict().items()})
+    recurrent = network.recurrent
+    assert isinstance(recurrent, nn.GRU)
+    cell = nn.GRUCell(recurrent.input_size, HIDDEN).requires_grad_(False)
+    cell.load_state_dict({name.removesuffix("_l0"): tensor for name, tensor in recurrent.state_dict().items()})
     begin = time.process_time()
-    states, q, steps = adam_points(cell, starts[0], network.recurrent.input_size)
+    states, q, steps = adam_points(cell, starts[0], recurrent.input_size)
     seconds = time.process_time() - begin
     good = q < 1e-12
     near = torch.cdist(states[good].double(), fixed.state).amin(dim=1)
@@ -138,6 +140,7 @@ def main() -> None:
         (dynamics,) = base_dynamics(population, [id], starts=arguments.starts, seed=0)
         (stack,) = population.stacks()
         compare(dynamics, population.network(id))
+        assert isinstance(stack.networks, StackedRecurrent)
         many(dynamics, stack.networks, arguments.networks)
 
 

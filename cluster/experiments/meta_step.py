@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from cluster.experiments.timing import Step, measure, processor
 from dynamo_dist.allocator import keep_memory
-from dynamo_dist.data import Output
+from dynamo_dist.data import Dataset, Output
 from dynamo_dist.data.valence import ValenceTask, make_valence
 from dynamo_dist.metamodel import MetaModelConfig, folder
 from dynamo_dist.metamodel.interface import Interface
@@ -42,7 +42,8 @@ def stacks_of(networks: int, vocabulary: int) -> list[Stacked]:
     return [stack_class(kind).initial(kind, range(count)) for kind, count in kinds]
 
 
-def shard_of(networks: int, data) -> Shard:
+def shard_of(networks: int, data: Dataset) -> Shard:
+    assert data.vocabulary is not None, "its inputs are words"
     members = [
         Member(
             data="data",
@@ -72,8 +73,12 @@ def loop_step(shard: Shard) -> Step:
     embedding, readout = nn.Embedding(shard.interface.vocabulary, config.embedding), nn.Linear(config.hidden, 2)
     start = nn.Parameter(torch.zeros(config.hidden))
     networks = [(base.networks.network(m), float(scale)) for base in shard.bases for m, scale in enumerate(base.hidden_scales[0])]
+    widths = []
+    for base in shard.bases:
+        assert isinstance(base.networks.architecture, Recurrent)
+        widths += [base.networks.architecture.hidden] * len(base.hidden_scales[0])
     thetas = nn.ParameterList(torch.zeros(config.dimensions) for _ in networks)
-    maps = nn.ModuleList(nn.Linear(config.hidden, network.architecture.hidden) for network, _ in networks)
+    maps = nn.ModuleList(nn.Linear(config.hidden, width) for width in widths)
     parameters = [*gru.parameters(), *embedding.parameters(), *readout.parameters(), start, *thetas, *maps.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
     counter = iter(range(10**9))
@@ -81,6 +86,7 @@ def loop_step(shard: Shard) -> Step:
     def step() -> None:
         part = data.select(batch_index(config, next(counter), 0, len(data)))
         batch, time = part.inputs.shape
+        assert part.lengths_N is not None, "texts have lengths"
         mask_BT = torch.arange(time) < part.lengths_N[:, None]
         optimiser.zero_grad()
         for (network, scale), theta, state_map in zip(networks, thetas, maps, strict=True):
@@ -133,8 +139,9 @@ def product_step(shard: Shard, time: int) -> Step:
     return step
 
 
-def trained(path: Path, networks: int, data) -> Population:
+def trained(path: Path, networks: int, data: Dataset) -> Population:
     """A population on disk of networks that nobody trained: their steps cost what those of trained ones cost."""
+    assert data.vocabulary is not None, "its inputs are words"
     stacks = stacks_of(networks, data.vocabulary)
     specs = [
         NetworkSpec(
@@ -167,7 +174,7 @@ def seconds_per_step(population: Population, out: Path, workers: int, steps: int
         runtime.train([TrainingJob(population=str(population.path), out=str(out), config=config, activations="recompute")])
     lines = [json.loads(line) for line in (out / folder.PROGRESS).read_text().splitlines()]
     first, last = lines[1], lines[-2]
-    return (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
+    return float((last["seconds"] - first["seconds"]) / (last["step"] - first["step"]))
 
 
 def main() -> None:
@@ -199,13 +206,13 @@ def main() -> None:
     if arguments.workers_too:
         with tempfile.TemporaryDirectory() as scratch:
             population = trained(Path(scratch) / "population", 256, data)
-            took = {}
+            by_workers: dict[int, list[float]] = {}
             for turn in range(2):
                 for workers in (1, 2):
                     seconds = seconds_per_step(population, Path(scratch) / f"meta-{workers}-{turn}", workers, 200)
-                    took.setdefault(workers, []).append(seconds)
+                    by_workers.setdefault(workers, []).append(seconds)
                     print(f"256 networks, {workers} workers: {1e3 * seconds:.1f} ms a step", flush=True)
-            print(f"two workers against one: {min(took[1]) / min(took[2]):.2f} (fastest of two each)")
+            print(f"two workers against one: {min(by_workers[1]) / min(by_workers[2]):.2f} (fastest of two each)")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def loop_seconds(specs: list[NetworkSpec], training: ChunkTraining) -> float:
     modules = [stack_class(architecture).initial(architecture, [spec.seed]).network(0).to(device) for spec in specs]
     optimisers = [torch.optim.Adam(module.parameters(), fused=device.type == "cuda") for module in modules]
     tokens_MBT, lengths_MB, target_MB = training.gather(training.order_MSB[:, 0])
+    assert lengths_MB is not None, "its sequences have lengths"
     seconds = 0.0
     for step in range(-3, LOOP_STEPS):  # three to warm up
         if step == 0:
@@ -73,7 +74,9 @@ def main() -> None:
     seconds = time.perf_counter() - began
     few = specs[:LOOP_NETWORKS]
     loop = loop_seconds(few, ChunkTraining(few, data.base, data.outputs["perfect"], device=device))
-    print(f"stack {seconds:.1f} s in all; the loop of torch's layers takes {loop * len(specs) * arguments.steps / seconds:.1f} times as long")
+    print(
+        f"stack {seconds:.1f} s in all; the loop of torch's layers takes {loop * len(specs) * arguments.steps / seconds:.1f} times as long"
+    )
 
 
 if __name__ == "__main__":

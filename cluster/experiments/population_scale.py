@@ -44,10 +44,10 @@ def plan(folder: Path, networks: int) -> str:
 def commit_untrained(population: Population, chunk: Chunk) -> str:
     """Commit the networks of a chunk as they start."""
     members = population.chunk_specs(chunk)
-    name, architecture, none = population.chunk_name(members), members[0].architecture, [None] * chunk.networks
+    name, architecture, count = population.chunk_name(members), members[0].architecture, chunk.networks
     results = Results(
-        loss=none, curve=[[]] * chunk.networks, steps=[0] * chunk.networks, accuracy=none, r2=none,
-        failed_at=[-1] * chunk.networks, failure=none,
+        loss=[None] * count, curve=[[]] * count, steps=[0] * count, accuracy=[None] * count, r2=[None] * count, failed_at=[-1] * count,
+        failure=[None] * count,
     )  # fmt: skip
     population.commit(name, members, stack_class(architecture).initial(architecture, [spec.seed for spec in members]), results)
     return name
@@ -70,7 +70,9 @@ def resume(folder: Path, networks: int) -> str:
     population = Population.create(folder, specs(networks), make_valence(ValenceTask(base=128, meta=16, test=16)), workers=2)
     damaged, chunks = population.set_damaged_aside(), population.remaining()
     first = population.chunk_specs(chunks[0])
-    return f"{sum(chunk.networks for chunk in chunks)} networks remain in {len(chunks)} chunks, {len(damaged)} damaged, next {first[0].id!r}"
+    return (
+        f"{sum(chunk.networks for chunk in chunks)} networks remain in {len(chunks)} chunks, {len(damaged)} damaged, next {first[0].id!r}"
+    )
 
 
 def listing(folder: Path, networks: int) -> str:

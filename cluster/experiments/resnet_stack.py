@@ -91,7 +91,7 @@ class Unfold(Fold):
     def convolution_norm(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         p = self.tensors
         w = p[f"{name}.convolution.weight"]
-        y = Product.apply(x.unflatten(0, (len(w), -1)), w, stride)
+        y = Product.apply(x.unflatten(0, (len(w), -1)), w, stride)  # type: ignore[no-untyped-call]  # torch's own
         mean, var, weight, bias = (p[f"{name}.norm.{part}"].flatten() for part in ("running_mean", "running_var", "weight", "bias"))
         rows = y.reshape(1, mean.numel(), -1)
         return functional.batch_norm(rows, mean, var, weight, bias, self.training, momentum=1.0).view(-1, *y.shape[2:])
@@ -104,7 +104,7 @@ def loop_step(architecture: Convolutional, images: Tensor, labels: Tensor, *, fo
     """A step of plain modules, one after the other; `foreach` as of `torch.optim.Adam`."""
     stack = StackedConvolutional.initial(architecture, range(len(images)))
     memory_format = torch.channels_last if last else torch.contiguous_format
-    networks = [stack.network(m).train().to(memory_format=memory_format) for m in range(stack.count)]
+    networks = [stack.network(m).train().to(memory_format=memory_format) for m in range(stack.count)]  # type: ignore[call-overload]  # not in torch's stubs
     batches = [x.contiguous(memory_format=memory_format) for x in images]
     optimisers = [torch.optim.Adam(network.parameters(), foreach=foreach) for network in networks]
 

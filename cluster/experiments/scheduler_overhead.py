@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,12 +62,11 @@ def look_at(references: int) -> float:
     """Seconds of a `ray.wait` over so many calls, one of which is ready."""
     import ray
 
-    @ray.remote(num_cpus=1)
     class Busy:
         def wait(self, seconds: float) -> None:
             time.sleep(seconds)
 
-    busy = Busy.remote()
+    busy: Any = ray.remote(num_cpus=1)(Busy).remote()  # Ray's stubs know no methods of actors but decorated ones
     calls = [busy.wait.remote(seconds) for seconds in (0, *[3600] * (references - 1))]
     ray.get(calls[0])
     times = []

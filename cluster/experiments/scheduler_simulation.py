@@ -30,6 +30,7 @@ from dynamo_dist.population import work
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.scheduling import train_remaining
 from dynamo_dist.runtime import open_runtime
+from dynamo_dist.runtime.ray_runtime import RayRuntime
 
 GPUS = (1, 10, 100, 1_000, 10_000)
 
@@ -70,7 +71,7 @@ class Outcome:
 def simulate(chunks: Sequence[float], cluster: Cluster, rng: np.random.Generator, dying: frozenset[int] = frozenset()) -> Outcome:
     """Chunks of so many seconds of training each, given out in this order. `dying`: those at these positions kill their worker halfway,
     once, beside what fails at random."""
-    queue, dying = deque(range(len(chunks))), set(dying)
+    queue, doomed = deque(range(len(chunks))), set(dying)
     lost = dict.fromkeys(("workers start", "wait for the driver", "commits", "failures", "the last chunks"), 0.0)
     # What happens next: (when, number, what, the chunk); the number keeps equal times apart.
     events: list[tuple[float, int, str, int]] = []
@@ -97,12 +98,12 @@ def simulate(chunks: Sequence[float], cluster: Cluster, rng: np.random.Generator
             return
         chunk = queue.popleft()
         seconds = chunks[chunk] + cluster.commit
-        failing = chunks[chunk] / 2 if chunk in dying else math.inf
+        failing = chunks[chunk] / 2 if chunk in doomed else math.inf
         if cluster.between_failures < math.inf:
             failing = min(failing, rng.exponential(cluster.between_failures))
         if failing < seconds:
             failures += 1
-            dying.discard(chunk)
+            doomed.discard(chunk)
             lost["failures"] += failing + cluster.detection
             later(when + failing + cluster.detection, "failed", chunk)
         else:
@@ -173,6 +174,7 @@ def check(workers: int, chunks: int, mean: float, deaths: int) -> None:
                 for _ in runtime.run(up, deque([(0.0,)] * count)):
                     pass
                 start[count] = time.perf_counter() - began
+                assert isinstance(runtime, RayRuntime)
                 runtime._dismiss()
             began = time.perf_counter()
             train_remaining(population, runtime, work=functools.partial(sleep_or_die, seconds, dying, str(marks)))

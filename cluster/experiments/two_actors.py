@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -26,7 +27,7 @@ from dynamo_dist.population import Population, work
 from dynamo_dist.population.groups import Group, specs_of
 from dynamo_dist.population.plan import Chunk
 from dynamo_dist.population.scheduling import train_remaining
-from dynamo_dist.population.training import ChunkTraining
+from dynamo_dist.population.training import ChunkTraining, evaluate
 from dynamo_dist.runtime import open_runtime
 
 NETWORKS, BATCH = 16, 32
@@ -35,7 +36,6 @@ NETWORKS, BATCH = 16, 32
 def timed_work(path: str, chunk: Chunk) -> str:
     """`train_and_commit`, and beside the chunk how many seconds its steps took, and its scoring on the test part."""
     seconds = {"steps": 0.0, "test": 0.0}
-    step, score = ChunkTraining.step, work.evaluate
 
     def counted(function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -47,11 +47,9 @@ def timed_work(path: str, chunk: Chunk) -> str:
 
         return call
 
-    ChunkTraining.step, work.evaluate = counted(step, "steps"), counted(score, "test")
-    try:
+    step, score = counted(ChunkTraining.step, "steps"), counted(evaluate, "test")
+    with patch.object(ChunkTraining, "step", step), patch.object(work, "evaluate", score):
         name = work.train_and_commit(path, chunk)
-    finally:
-        ChunkTraining.step, work.evaluate = step, score
     (Path(path).parent / f"seconds-{name}.json").write_text(json.dumps(seconds))
     return name
 

@@ -172,7 +172,8 @@ def read_config(path: Path) -> LaunchConfig:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} is not a readable TOML file: {error}") from None
     try:
-        return _fill(LaunchConfig, content, "")
+        config: LaunchConfig = _fill(LaunchConfig, content, "")
+        return config
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -190,7 +191,7 @@ def _fill(kind: type, table: dict[str, Any], prefix: str) -> Any:
         if key not in fields:
             raise InputError(f"unknown key {prefix + key!r}; expected one of {', '.join(fields)}")
         field = fields[key]
-        section = next(filter(dataclasses.is_dataclass, get_args(field.type)), None)
+        section = next((part for part in get_args(field.type) if isinstance(part, type) and dataclasses.is_dataclass(part)), None)
         values[field.name] = _fill(section, value, f"{key}.") if section and isinstance(value, dict) else _plain(field, value, prefix + key)
     for key, field in fields.items():
         if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
@@ -198,7 +199,7 @@ def _fill(kind: type, table: dict[str, Any], prefix: str) -> Any:
     return kind(**values)
 
 
-def _plain(field: dataclasses.Field, value: Any, key: str) -> Any:
+def _plain(field: dataclasses.Field[Any], value: Any, key: str) -> Any:
     words = {str: "a text", int: "a whole number", list[str]: "a list of texts", list[int]: "a list of whole numbers"}
     if field.type not in words:
         raise InputError(f"{key} = {value!r}: expected a section [{key}]")

@@ -146,7 +146,7 @@ def make_flip_flop(task: FlipFlopTask) -> Dataset:
         pulses = _pulses(rng, (count, task.steps, task.bits), task.pulse)
         return _sequences(pulses, state=_values(_last_pulse(pulses)))
 
-    return _dataset(task, part, state=Output(kind="values", size=task.bits, every_step=True))
+    return _dataset(task, part, {"state": Output(kind="values", size=task.bits, every_step=True)})
 
 
 def _pulses(rng: np.random.Generator, shape: tuple[int, ...], probability: float) -> np.ndarray:
@@ -174,7 +174,7 @@ def make_sine(task: SineTask) -> Dataset:
         inputs = np.repeat(0.25 + position[:, None, None], task.steps, axis=1)
         return _sequences(inputs, wave=_values(np.sin(2 * np.pi * frequency[:, None] * np.arange(task.steps))[..., None]))
 
-    return _dataset(task, part, wave=Output(kind="values", size=1, every_step=True))
+    return _dataset(task, part, {"wave": Output(kind="values", size=1, every_step=True)})
 
 
 def make_context(task: ContextTask) -> Dataset:
@@ -198,7 +198,7 @@ def make_context(task: ContextTask) -> Dataset:
             open_ = np.flatnonzero((np.abs(means) < task.margin) | (means == 0))
         return _sequences(inputs, choice=torch.from_numpy((means > 0).astype(np.int64)))
 
-    return _dataset(task, part, choice=Output(kind="classes", size=2))
+    return _dataset(task, part, {"choice": Output(kind="classes", size=2)})
 
 
 def make_class_integration(task: ClassIntegrationTask) -> Dataset:
@@ -220,7 +220,7 @@ def make_class_integration(task: ClassIntegrationTask) -> Dataset:
         tokens, lengths_N, majority = (torch.from_numpy(a) for a in (words, lengths, label))
         return Examples(inputs=tokens, lengths_N=lengths_N, targets={"majority": majority})
 
-    return _dataset(task, part, vocabulary=2 + task.classes, majority=Output(kind="classes", size=task.classes))
+    return _dataset(task, part, {"majority": Output(kind="classes", size=task.classes)}, vocabulary=2 + task.classes)
 
 
 def make_signals(task: SignalsTask) -> Dataset:
@@ -263,13 +263,9 @@ def make_signals(task: SignalsTask) -> Dataset:
 
     values = {f"{bits}-bit flip-flop": 3 for bits in (1, 2, 3)} | {"sine": 1}
     classes = {"3-class integration": 3, "context": 2}
-    return _dataset(
-        task,
-        part,
-        meta_part=partial(part, silence=task.silence),
-        **{name: Output(kind="values", size=size, every_step=True) for name, size in values.items()},
-        **{name: Output(kind="classes", size=size) for name, size in classes.items()},
-    )
+    outputs = {name: Output(kind="values", size=size, every_step=True) for name, size in values.items()}
+    outputs |= {name: Output(kind="classes", size=size) for name, size in classes.items()}
+    return _dataset(task, part, outputs, meta_part=partial(part, silence=task.silence))
 
 
 def _values(target: np.ndarray) -> torch.Tensor:
@@ -287,7 +283,9 @@ def _sequences(inputs_NTI: np.ndarray, **targets: torch.Tensor) -> Examples:
 Part = Callable[[np.random.Generator, int], Examples]
 
 
-def _dataset(task: _MadeTask, part: Part, *, meta_part: Part | None = None, vocabulary: int | None = None, **outputs: Output) -> Dataset:
+def _dataset(
+    task: _MadeTask, part: Part, outputs: dict[str, Output], *, meta_part: Part | None = None, vocabulary: int | None = None
+) -> Dataset:
     """The three parts, drawn one after the other from one generator; `meta_part`: how that without labels is, if otherwise."""
     rng = np.random.default_rng(task.seed)
     base, meta = part(rng, task.base), (meta_part or part)(rng, task.meta)

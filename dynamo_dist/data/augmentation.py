@@ -57,10 +57,7 @@ def augment_stack(
     A network without mixup is its own partner with weight 1, which leaves its loss as it was; both are None where no network mixes.
     """
     images, partners, weights = zip(
-        *(
-            augment(images_BCYX, kind, own_stream(seed, step))
-            for images_BCYX, kind, seed in zip(images_MBCYX, kinds, seeds, strict=True)
-        ),
+        *(augment(images_BCYX, kind, own_stream(seed, step)) for images_BCYX, kind, seed in zip(images_MBCYX, kinds, seeds, strict=True)),
         strict=True,
     )
     if "mixup" not in kinds:
@@ -81,11 +78,11 @@ def _crop_flip(images_BCYX: Tensor, rng: np.random.Generator) -> Tensor:
     x_BX = rng.integers(2 * border_x + 1, size=(count, 1)) + np.arange(columns)
     mirrored_B = rng.random(count) < 0.5
     x_BX[mirrored_B] = x_BX[mirrored_B, ::-1]
-    y_BY, x_BX = (torch.from_numpy(index).to(images_BCYX.device) for index in (y_BY, x_BX))
+    rows_BY, columns_BX = (torch.from_numpy(index).to(images_BCYX.device) for index in (y_BY, x_BX))
     # One gather for crop and mirror; channels last, because indices around a slice put it there anyway.
     padded_BYXC = pad(images_BCYX, (border_x, border_x, border_y, border_y)).permute(0, 2, 3, 1)
     image_B11 = torch.arange(count, device=images_BCYX.device)[:, None, None]
-    return padded_BYXC[image_B11, y_BY[:, :, None], x_BX[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return padded_BYXC[image_B11, rows_BY[:, :, None], columns_BX[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def _cutout(images_BCYX: Tensor, rng: np.random.Generator) -> Tensor:

@@ -49,7 +49,7 @@ class Labels:
         if classes is not None:
             self.count = classes
         elif all(isinstance(label, str) for label in labels):
-            self.names = tuple(sorted(set(labels)))
+            self.names = tuple(sorted({str(label) for label in labels}))
             self.count = len(self.names)
             if self.count < 2:
                 raise InputError(f"{path}: every row has the label {labels[0]!r}; at least two labels are needed")
@@ -65,7 +65,7 @@ class Labels:
 
     def encode(self, path: Path, labels: Sequence[object]) -> np.ndarray:
         """Class numbers, int64 (N,). Raises `InputError` that names the row of a label that is no class."""
-        known = {name: number for number, name in enumerate(self.names)} if self.names else range(self.count)
+        known: dict[object, int] | range = {name: number for number, name in enumerate(self.names)} if self.names else range(self.count)
         encoded = np.empty(len(labels), dtype=np.int64)
         for row, label in enumerate(labels):
             # A column of a TSV file in which a single label is no number comes as strings.
@@ -73,7 +73,7 @@ class Labels:
             if not isinstance(value, str if self.names else (int, float)) or value not in known:
                 expected = "one of " + ", ".join(self.names) if self.names else "0 or 1" if self.count == 2 else f"0 to {self.count - 1}"
                 raise InputError(f"{path}, row {row}: label {label!r}: expected {expected}")
-            encoded[row] = known[value] if self.names else value
+            encoded[row] = known[value] if isinstance(known, dict) else value
         return encoded
 
 

@@ -75,9 +75,9 @@ def make_images(task: ImageTask) -> Dataset:
         raise InputError(f"{source} does not exist: give cifar-10-binary.tar.gz, the folder it unpacks to, or a folder with train.parquet")
     if not (source / "train.parquet").exists():
         batches = _cifar_batches(source)
-        train = [_cifar_rows(source, name, batches[name]) for name in CIFAR_TRAIN]
+        parts = [_cifar_rows(source, name, batches[name]) for name in CIFAR_TRAIN]
         return _dataset(
-            tuple(np.concatenate(arrays) for arrays in zip(*train, strict=True)),
+            (np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])),
             _cifar_rows(source, CIFAR_TEST, batches[CIFAR_TEST]),
             CIFAR_CLASSES,
             rng,
@@ -120,7 +120,8 @@ def _cifar_files(source: Path) -> Iterator[tuple[str, bytes]]:
             for member in archive:
                 if member.isreg():
                     name = Path(member.name).name
-                    yield name, archive.extractfile(member).read() if wanted(name) else b""
+                    content = archive.extractfile(member) if wanted(name) else None
+                    yield name, content.read() if content else b""
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(
             f"{source} is not a readable archive (truncated or damaged: {error}); download cifar-10-binary.tar.gz again"
@@ -170,7 +171,7 @@ def _encoded(path: Path) -> tuple[list[bytes | None], list[object]]:
 
 def _decode(path: Path, encoded: list[bytes | None], shape: tuple[int, int, int] | None = None) -> np.ndarray:
     """uint8 (N, C, Y, X); grey images have one channel, all others become RGB. Without `shape`, the first image's is everyone's."""
-    images = None
+    images: np.ndarray | None = None
     for row, content in enumerate(encoded):
         try:
             if content is None:
@@ -192,4 +193,5 @@ def _decode(path: Path, encoded: list[bytes | None], shape: tuple[int, int, int]
             shape = found
             images = np.empty((len(encoded), *found), dtype=np.uint8)
         images[row] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
+    assert images is not None, "a file without images is refused before"
     return images

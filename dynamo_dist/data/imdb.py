@@ -36,7 +36,9 @@ def _members(source: Path) -> Iterator[tuple[str, str, str, bytes]]:
             for member in archive:
                 parts = Path(member.name).parts
                 if member.isreg() and labelled(parts):
-                    yield parts[1], parts[2], parts[3], archive.extractfile(member).read()
+                    content = archive.extractfile(member)
+                    assert content is not None, "of a regular file there is one"
+                    yield parts[1], parts[2], parts[3], content.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{source} is not a readable archive (truncated or damaged: {error}); download aclImdb_v1.tar.gz again") from None
 

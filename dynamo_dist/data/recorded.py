@@ -114,11 +114,11 @@ def _read(source: str | Mapping[str, str]) -> dict[str, _Trials]:
     if "inputs" not in source:
         raise InputError(f"recordings by name: {', '.join(source) or 'nothing'} given, but no inputs")
     by_part: dict[str, dict[str, Path]] = {"train": {}}
-    for name, file in source.items():
+    for name, where in source.items():
         part, _, rest = name.partition("_")
         if part not in PARTS:
             part, rest = "train", name
-        by_part.setdefault(part, {})[rest] = Path(file)
+        by_part.setdefault(part, {})[rest] = Path(where)
     for part, files in by_part.items():
         if "inputs" not in files:
             raise InputError(f"{next(iter(files.values()))} is for the part {part}, but there is no {part}_inputs.npy")
@@ -226,7 +226,7 @@ def _pad(where: str, column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray | 
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _no_nulls(where: str, values: pa.ChunkedArray) -> None:

@@ -1,9 +1,12 @@
 """Data sets by the task that describes them."""
 
+from collections.abc import Callable
+from typing import Any
+
 from dynamo_dist.data import attractors, images, text, valence
 from dynamo_dist.data.dataset import Dataset
 
-_MAKERS = {
+_MAKERS: dict[type, Callable[[Any], Dataset]] = {
     valence.ValenceTask: valence.make_valence,
     attractors.FlipFlopTask: attractors.make_flip_flop,
     attractors.SineTask: attractors.make_sine,

@@ -82,7 +82,8 @@ def pig_latin(word: str) -> str:
 
     Not one-to-one: `at` and `wat` are both `atway`.
     """
-    onset = _ONSET.match(word).end()
+    found = _ONSET.match(word)
+    onset = found.end() if found else 0
     return f"{word[onset:]}{word[:onset] or 'w'}ay"
 
 
@@ -146,7 +147,7 @@ def _find_columns(path: Path, table: pa.Table) -> tuple[str, str]:
 
 
 def _texts(path: Path, table: pa.Table, column: str) -> list[str]:
-    texts = table[column].to_pylist()
+    texts: list[str] = table[column].to_pylist()
     bad = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
     if bad is not None:
         raise InputError(f"{path}, row {bad}: text is {texts[bad]!r}: expected a string")
@@ -166,14 +167,16 @@ def read_texts(task: TextTask) -> tuple[dict[str, tuple[list[list[str]], np.ndar
     folder = Path(task.folder)
     if not folder.is_dir():
         raise InputError(f"--data {folder}: no such folder; it must hold train.parquet and test.parquet with columns text and label")
-    found = {part: _table(folder, part) for part in ("train", "test")}
-    for part, table in found.items():
+    found = {}
+    for part in ("train", "test"):
+        table = _table(folder, part)
         if table is None:
             raise InputError(
                 f"{folder / part}.parquet does not exist: --data must name a folder with train and test as .parquet, .tsv or .csv files "
                 "(columns text, label); "
                 "`dynamo-dist import-data imdb aclImdb_v1.tar.gz --out DIR` makes one from the official IMDB archive"
             )
+        found[part] = table
     (train_path, train), (test_path, test) = found["train"], found["test"]
     text, label = _find_columns(train_path, train)
     if not _has_labels(test, label):

@@ -94,8 +94,8 @@ def make_valence(task: ValenceTask) -> Dataset:
             clear = np.all([np.abs(integral) >= task.margin for integral in found], axis=0)
             kept.append((words[clear], lengths[clear], *(integral[clear] > 0 for integral in found)))
             have += int(clear.sum())
-        words, lengths, *labels = (torch.from_numpy(np.concatenate(a)[:count].astype(np.int64)) for a in zip(*kept, strict=True))
-        return Examples(inputs=words, lengths_N=lengths, targets=dict(zip(names, labels, strict=True)))
+        inputs, lengths_N, *labels = (torch.from_numpy(np.concatenate(a)[:count].astype(np.int64)) for a in zip(*kept, strict=True))
+        return Examples(inputs=inputs, lengths_N=lengths_N, targets=dict(zip(names, labels, strict=True)))
 
     return Dataset(
         base=part(task.base),

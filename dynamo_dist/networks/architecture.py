@@ -160,4 +160,5 @@ def from_dict(fields: dict[str, Any]) -> Architecture:
     missing = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING and f.name not in fields]
     if missing:
         raise InputError(f"architecture {family}: the field {missing[0]!r} is missing")
-    return kind(**fields)
+    made: Architecture = kind(**fields)
+    return made

@@ -25,7 +25,8 @@ class ConvolutionNorm(nn.Module):
         self.norm = nn.BatchNorm2d(outputs)
 
     def forward(self, x_BCyx: Tensor) -> Tensor:
-        return self.norm(self.convolution(x_BCyx))
+        normed: Tensor = self.norm(self.convolution(x_BCyx))
+        return normed
 
 
 class Block(nn.Module):
@@ -39,7 +40,8 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if same else ConvolutionNorm(inputs, outputs, size=1, stride=stride)
 
     def forward(self, x_BCyx: Tensor) -> Tensor:
-        return (self.second(self.first(x_BCyx).relu()) + self.shortcut(x_BCyx)).relu()
+        out: Tensor = self.second(self.first(x_BCyx).relu()) + self.shortcut(x_BCyx)
+        return out.relu()
 
 
 class ResNet(nn.Module):

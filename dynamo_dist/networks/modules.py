@@ -36,7 +36,8 @@ def _layer(architecture: Recurrent) -> nn.Module:
         return UGRNN(features, hidden)
     if architecture.cell.startswith("rnn"):
         return nn.RNN(features, hidden, batch_first=True, nonlinearity="relu" if architecture.cell == "rnn-relu" else "tanh")
-    return {"gru": nn.GRU, "lstm": nn.LSTM}[architecture.cell](features, hidden, batch_first=True)
+    layers: dict[str, type[nn.GRU | nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+    return layers[architecture.cell](features, hidden, batch_first=True)
 
 
 class SequenceNetwork(nn.Module):

@@ -10,6 +10,7 @@ Legend: T time, M networks, B batch (rows), H hidden units, G = gates * H. Weigh
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def _sigmoid_and_tanh_(a: Tensor, to_tanh: Tensor, to_sigmoid: Sequence[Tensor])
     to_tanh.mul_(2).sub_(1)
 
 
-def _gru_forward(x, h, rz, n, q, w, bias, h0):
+def _gru_forward(x: Tensor, h: Tensor, rz: Tensor, n: Tensor, q: Tensor, w: Tensor, bias: Tensor, h0: Tensor) -> None:
     """Fills in the states with the initial one before them, h (T+1, m, B, H), and of the last `len(n)` steps the gates r|z, the candidate n
     and q, its recurrent part before the reset gate."""
     hidden, kept_steps = n.shape[-1], len(n)
@@ -112,15 +113,15 @@ def _gru_forward(x, h, rz, n, q, w, bias, h0):
         torch.lerp(n_s[k], states[t], z_s[k], out=states[t + 1])
 
 
-def _gru_backward(grad, h, rz, n, q, d_x, d_q, w, carry):
+def _gru_backward(grad: Tensor, h: Tensor, rz: Tensor, n: Tensor, q: Tensor, d_x: Tensor, d_q: Tensor, w: Tensor, carry: Tensor) -> None:
     """Fills in the gradients of x, of q and of the initial state, the last in `carry`, which comes as zeros."""
     hidden = n.shape[-1]
     r, z, h_old = rz[..., :hidden], rz[..., hidden:], h[:-1]
     d_r, d_z, d_n = (part.unbind() for part in d_x.split(hidden, dim=-1))
-    d_rz_t, d_q_t, r_t, z_t, grad = d_x[..., : 2 * hidden].unbind(), d_q.unbind(), r.unbind(), z.unbind(), grad.unbind()
+    d_rz_t, d_q_t, r_t, z_t, grad_t = d_x[..., : 2 * hidden].unbind(), d_q.unbind(), r.unbind(), z.unbind(), grad.unbind()
     w_rz_T = w[..., : 2 * hidden].transpose(1, 2).contiguous()
     w_n_T = w[..., 2 * hidden :].transpose(1, 2).contiguous()
-    for stop in range(len(grad), 0, -_FACTORED):
+    for stop in range(len(grad_t), 0, -_FACTORED):
         first = max(0, stop - _FACTORED)
         r_s, z_s, n_s = r[first:stop], z[first:stop], n[first:stop]
         # d a_n = dh * to_n;  d a_z = dh * to_z;  d a_r = d a_n * to_r   (a: pre-activations of the gates)
@@ -128,7 +129,7 @@ def _gru_backward(grad, h, rz, n, q, d_x, d_q, w, carry):
         to_z = (h_old[first:stop] - n_s).mul_(z_s).mul_(1 - z_s).unbind()
         to_r = (q[first:stop] * r_s).mul_(1 - r_s).unbind()
         for t in range(stop - 1, first - 1, -1):
-            dh = carry.add_(grad[t])
+            dh = carry.add_(grad_t[t])
             torch.mul(dh, to_n[t - first], out=d_n[t])
             torch.mul(dh, to_z[t - first], out=d_z[t])
             torch.mul(d_n[t], to_r[t - first], out=d_r[t])
@@ -136,7 +137,9 @@ def _gru_backward(grad, h, rz, n, q, d_x, d_q, w, carry):
             dh.mul_(z_t[t]).baddbmm_(d_rz_t[t], w_rz_T).baddbmm_(d_q_t[t], w_n_T)
 
 
-def _gru_states(x_TMB3H, w_MH3H, bias_M1H, h0_MBH, *, kept_steps):
+def _gru_states(
+    x_TMB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h0_MBH: Tensor, *, kept_steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `_gru_forward` fills in; `kept_steps`: all T for the gradient, 1 without (a fifth of the memory, so larger batches stay in cache)."""
     time, networks, batch, width = x_TMB3H.shape
     hidden = width // 3
@@ -149,15 +152,16 @@ def _gru_states(x_TMB3H, w_MH3H, bias_M1H, h0_MBH, *, kept_steps):
 
 class _GRU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TMB3H, w_MH3H, bias_M1H, h0_MBH):
+    def forward(ctx: Any, x_TMB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h0_MBH: Tensor) -> Tensor:
         h, rz, n, q = _gru_states(x_TMB3H, w_MH3H, bias_M1H, h0_MBH, kept_steps=x_TMB3H.shape[0])
         ctx.save_for_backward(w_MH3H, h, rz, n, q)
         return h[1:]
 
     @staticmethod
-    def backward(ctx, grad_TMBH):
+    def backward(ctx: Any, grad_TMBH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         w, h, rz, n, q = ctx.saved_tensors
-        d_x = _empty(n, *n.shape[:-1], 3 * n.shape[-1])  # d a_r, d a_z, d a_n
+        time, networks, batch, hidden = n.shape
+        d_x = _empty(n, time, networks, batch, 3 * hidden)  # d a_r, d a_z, d a_n
         d_q, d_h0 = _empty(n, *n.shape), torch.zeros_like(n[0])
         _in_groups(_gru_backward, (grad_TMBH, h, rz, n, q, d_x, d_q), (w, d_h0))
         rows_T = _rows(h[:-1]).transpose(1, 2)
@@ -165,7 +169,7 @@ class _GRU(torch.autograd.Function):
         return d_x, d_w, d_q.sum(dim=(0, 2)).unsqueeze(1), d_h0
 
 
-def _rnn_forward(x, h, w, h0, *, relu):
+def _rnn_forward(x: Tensor, h: Tensor, w: Tensor, h0: Tensor, *, relu: bool) -> None:
     h[0] = h0
     own = _empty_products(h0, 2, *h0.shape)[0]  # of 2 steps: by network they lie apart, and of 1 they would not
     for x_t, h_old, h_new in zip(x.unbind(), h[:-1].unbind(), h[1:].unbind(), strict=True):
@@ -173,7 +177,7 @@ def _rnn_forward(x, h, w, h0, *, relu):
         torch.clamp(a, min=0, out=h_new) if relu else _tanh(a, out=h_new)
 
 
-def _rnn_backward(grad, h, d_x, w, carry, *, relu):
+def _rnn_backward(grad: Tensor, h: Tensor, d_x: Tensor, w: Tensor, carry: Tensor, *, relu: bool) -> None:
     w_T = w.transpose(1, 2).contiguous()
     for grad_t, h_t, d_t in zip(reversed(grad.unbind()), reversed(h[1:].unbind()), reversed(d_x.unbind()), strict=True):
         torch.mul(carry.add_(grad_t), h_t > 0 if relu else 1 - h_t * h_t, out=d_t)
@@ -182,7 +186,7 @@ def _rnn_backward(grad, h, d_x, w, carry, *, relu):
 
 class _RNN(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TMBH, w_MHH, h0_MBH, relu):
+    def forward(ctx: Any, x_TMBH: Tensor, w_MHH: Tensor, h0_MBH: Tensor, relu: bool) -> Tensor:
         h = _empty(x_TMBH, x_TMBH.shape[0] + 1, *x_TMBH.shape[1:])
         _in_groups(partial(_rnn_forward, relu=relu), (x_TMBH, h), (w_MHH, h0_MBH))
         ctx.relu = relu
@@ -190,14 +194,14 @@ class _RNN(torch.autograd.Function):
         return h[1:]
 
     @staticmethod
-    def backward(ctx, grad_TMBH):
+    def backward(ctx: Any, grad_TMBH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         w, h = ctx.saved_tensors
         d_x, d_h0 = _empty(h, *grad_TMBH.shape), torch.zeros_like(h[0])
         _in_groups(partial(_rnn_backward, relu=ctx.relu), (grad_TMBH, h, d_x), (w, d_h0))
         return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), d_h0, None
 
 
-def _ugrnn_forward(x, h, gc, w, h0):
+def _ugrnn_forward(x: Tensor, h: Tensor, gc: Tensor, w: Tensor, h0: Tensor) -> None:
     hidden = h0.shape[-1]
     h[0] = h0
     g_s, c_s, states = gc[..., :hidden].unbind(), gc[..., hidden:].unbind(), h.unbind()
@@ -207,7 +211,7 @@ def _ugrnn_forward(x, h, gc, w, h0):
         torch.lerp(c_s[t], states[t], g_s[t], out=states[t + 1])
 
 
-def _ugrnn_backward(grad, h, gc, d_x, w, carry):
+def _ugrnn_backward(grad: Tensor, h: Tensor, gc: Tensor, d_x: Tensor, w: Tensor, carry: Tensor) -> None:
     hidden = h.shape[-1]
     d_g, d_c, d_x_t, h_old = d_x[..., :hidden].unbind(), d_x[..., hidden:].unbind(), d_x.unbind(), h.unbind()
     g_t, c_t = gc[..., :hidden].unbind(), gc[..., hidden:].unbind()
@@ -221,22 +225,22 @@ def _ugrnn_backward(grad, h, gc, d_x, w, carry):
 
 class _UGRNN(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x_TMB2H, w_MH2H, h0_MBH):
-        time, networks, batch, hidden = len(x_TMB2H), *h0_MBH.shape
+    def forward(ctx: Any, x_TMB2H: Tensor, w_MH2H: Tensor, h0_MBH: Tensor) -> Tensor:
+        time, (networks, batch, hidden) = len(x_TMB2H), h0_MBH.shape
         h, gc = _empty(x_TMB2H, time + 1, networks, batch, hidden), _empty_products(x_TMB2H, *x_TMB2H.shape)
         _in_groups(_ugrnn_forward, (x_TMB2H, h, gc), (w_MH2H, h0_MBH))
         ctx.save_for_backward(w_MH2H, h, gc)
         return h[1:]
 
     @staticmethod
-    def backward(ctx, grad_TMBH):
+    def backward(ctx: Any, grad_TMBH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         w, h, gc = ctx.saved_tensors
         d_x, d_h0 = _empty(h, *gc.shape), torch.zeros_like(h[0])
         _in_groups(_ugrnn_backward, (grad_TMBH, h, gc, d_x), (w, d_h0))
         return d_x, torch.bmm(_rows(h[:-1]).transpose(1, 2), _rows(d_x)), d_h0
 
 
-def _lstm_forward(x, h, c, gates, tanh_c, w, c0, h0):
+def _lstm_forward(x: Tensor, h: Tensor, c: Tensor, gates: Tensor, tanh_c: Tensor, w: Tensor, c0: Tensor, h0: Tensor) -> None:
     hidden = h0.shape[-1]
     h[0], c[0] = h0, c0
     if_s, (i_s, f_s, g_s, o_s) = gates[..., : 2 * hidden].unbind(), (part.unbind() for part in gates.split(hidden, dim=-1))
@@ -248,7 +252,9 @@ def _lstm_forward(x, h, c, gates, tanh_c, w, c0, h0):
         torch.mul(o_s[t], _tanh(tanh_s[t].copy_(cs[t + 1]), out=tanh_s[t]), out=hs[t + 1])
 
 
-def _lstm_backward(grad_h, grad_c, c, gates, tanh_c, d_x, w, carry_c, carry_h):
+def _lstm_backward(
+    grad_h: Tensor, grad_c: Tensor, c: Tensor, gates: Tensor, tanh_c: Tensor, d_x: Tensor, w: Tensor, carry_c: Tensor, carry_h: Tensor
+) -> None:
     hidden = c.shape[-1]
     d_i, d_f, d_g, d_o = (part.unbind() for part in d_x.split(hidden, dim=-1))
     i_t, f_t, g_t, o_t = (part.unbind() for part in gates.split(hidden, dim=-1))
@@ -270,8 +276,8 @@ class _LSTM(torch.autograd.Function):
     """Gates in torch's order: input i, forget f, candidate g, output o."""
 
     @staticmethod
-    def forward(ctx, x_TMB4H, w_MH4H, h0_MBH, c0_MBH):
-        time, networks, batch, hidden = len(x_TMB4H), *h0_MBH.shape
+    def forward(ctx: Any, x_TMB4H: Tensor, w_MH4H: Tensor, h0_MBH: Tensor, c0_MBH: Tensor) -> tuple[Tensor, Tensor]:
+        time, (networks, batch, hidden) = len(x_TMB4H), h0_MBH.shape
         h = _empty(x_TMB4H, time + 1, networks, batch, hidden)
         c, tanh_c = (_empty_products(x_TMB4H, steps, networks, batch, hidden) for steps in (time + 1, time))
         gates = _empty_products(x_TMB4H, *x_TMB4H.shape)
@@ -280,7 +286,7 @@ class _LSTM(torch.autograd.Function):
         return h[1:], c[1:]
 
     @staticmethod
-    def backward(ctx, grad_h_TMBH, grad_c_TMBH):
+    def backward(ctx: Any, grad_h_TMBH: Tensor, grad_c_TMBH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         w, h, c, gates, tanh_c = ctx.saved_tensors
         d_x, (d_h0, d_c0) = _empty(h, *gates.shape), (torch.zeros_like(h[0]) for _ in range(2))
         _in_groups(_lstm_backward, (grad_h_TMBH, grad_c_TMBH, c, gates, tanh_c, d_x), (w, d_c0, d_h0))
@@ -324,23 +330,27 @@ def gru(x_TMB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h0_MBH: Tensor) -> Te
     """
     if not torch.is_grad_enabled():
         return _gru_states(x_TMB3H, w_MH3H, bias_M1H, h0_MBH, kept_steps=1)[0][1:]
-    return _GRU.apply(x_TMB3H, w_MH3H, bias_M1H, h0_MBH)
+    states: Tensor = _GRU.apply(x_TMB3H, w_MH3H, bias_M1H, h0_MBH)  # type: ignore[no-untyped-call]  # torch's own
+    return states
 
 
 def rnn(x_TMBH: Tensor, w_MHH: Tensor, h0_MBH: Tensor, *, relu: bool = False) -> Tensor:
     """Hidden states (T, M, B, H) of M tanh (or relu) RNNs; `x_TMBH`: input part with both biases. First derivatives only."""
-    return _RNN.apply(x_TMBH, w_MHH, h0_MBH, relu)
+    states: Tensor = _RNN.apply(x_TMBH, w_MHH, h0_MBH, relu)  # type: ignore[no-untyped-call]  # torch's own
+    return states
 
 
 def ugrnn(x_TMB2H: Tensor, w_MH2H: Tensor, h0_MBH: Tensor) -> Tensor:
     """Hidden states (T, M, B, H) of M update-gate RNNs, gates g | c; `x_TMB2H`: input part with both biases. First derivatives only."""
-    return _UGRNN.apply(x_TMB2H, w_MH2H, h0_MBH)
+    states: Tensor = _UGRNN.apply(x_TMB2H, w_MH2H, h0_MBH)  # type: ignore[no-untyped-call]  # torch's own
+    return states
 
 
 def lstm(x_TMB4H: Tensor, w_MH4H: Tensor, h0_MBH: Tensor, c0_MBH: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden states and cell states (T, M, B, H) of M LSTMs, gates i | f | g | o; `x_TMB4H`: input part with both biases.
     First derivatives only."""
-    return _LSTM.apply(x_TMB4H, w_MH4H, h0_MBH, c0_MBH)
+    states: tuple[Tensor, Tensor] = _LSTM.apply(x_TMB4H, w_MH4H, h0_MBH, c0_MBH)  # type: ignore[no-untyped-call]  # torch's own
+    return states
 
 
 def gru_step(x_MB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h_MBH: Tensor) -> Tensor:
@@ -349,7 +359,8 @@ def gru_step(x_MB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h_MBH: Tensor) ->
     x_rz, x_n = x_MB3H.split([2 * hidden, hidden], dim=-1)
     r, z = torch.sigmoid(x_rz + h_MBH @ w_MH3H[..., : 2 * hidden]).split(hidden, dim=-1)
     n = torch.tanh(x_n + r * (h_MBH @ w_MH3H[..., 2 * hidden :] + bias_M1H))
-    return (1 - z) * n + z * h_MBH
+    h: Tensor = (1 - z) * n + z * h_MBH
+    return h
 
 
 def gru_reference(x_TMB3H: Tensor, w_MH3H: Tensor, bias_M1H: Tensor, h0_MBH: Tensor) -> Tensor:

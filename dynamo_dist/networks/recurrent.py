@@ -43,11 +43,16 @@ class StackedRecurrent(Stacked):
     @staticmethod
     def tensors_of(embedding: nn.Embedding | None, recurrent: nn.Module, readout: nn.Linear) -> dict[str, Tensor]:
         """The tensors of one network from its modules: the inverse of `network`, without the axis M."""
+
+        def own(name: str) -> Tensor:
+            tensor: Tensor = getattr(recurrent, name)
+            return tensor
+
         tensors = {
-            "w_input": recurrent.weight_ih_l0.T,
-            "b_input": recurrent.bias_ih_l0[None],
-            "w_recurrent": recurrent.weight_hh_l0.T,
-            "b_recurrent": recurrent.bias_hh_l0[None],
+            "w_input": own("weight_ih_l0").T,
+            "b_input": own("bias_ih_l0")[None],
+            "w_recurrent": own("weight_hh_l0").T,
+            "b_recurrent": own("bias_hh_l0")[None],
             "w_readout": readout.weight.T,
             "b_readout": readout.bias[None],
         }
@@ -116,7 +121,8 @@ class StackedRecurrent(Stacked):
     def readout(self, h: Tensor) -> Tensor:
         """Outputs (M, B, C) of hidden states (M, B, H); (M, B, T, C) of (M, B, T, H)."""
         out = torch.baddbmm(self.parameters["b_readout"], h.flatten(1, -2), self.parameters["w_readout"])
-        return out.unflatten(1, h.shape[1:-1])
+        answers: Tensor = out.unflatten(1, h.shape[1:-1])
+        return answers
 
     def __call__(
         self, inputs: Tensor, lengths_MB: Tensor | None, *, training: bool = False, mixing: recurrence.Mixing | None = None
@@ -139,7 +145,10 @@ class StackedRecurrent(Stacked):
     def answers(self, trajectory_TMBS: Tensor, lengths_MB: Tensor | None) -> Tensor:
         """The second, of such a trajectory."""
         h_TMBH = trajectory_TMBS[..., : self.architecture.hidden]
-        return self.readout(h_TMBH.permute(1, 2, 0, 3) if self.architecture.every_step else last_state(h_TMBH, lengths_MB))
+        if self.architecture.every_step:
+            return self.readout(h_TMBH.permute(1, 2, 0, 3))
+        assert lengths_MB is not None, "who answers at the end is told where that is"
+        return self.readout(last_state(h_TMBH, lengths_MB))
 
     @property
     def body(self) -> Recurrent:

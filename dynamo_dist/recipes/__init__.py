@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from dynamo_dist.errors import InputError
 from dynamo_dist.recipes.base import SIZES, Recipe
@@ -35,7 +36,7 @@ def recipe(name: str, *, size: str = "small", data: str | None = None) -> Recipe
     return RECIPES[name](size=size, data=data)
 
 
-def identity(of: Recipe) -> dict:
+def identity(of: Recipe) -> dict[str, Any]:
     """What makes two runs the same run, as JSON values."""
     return dataclasses.asdict(of)
 

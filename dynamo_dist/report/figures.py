@@ -16,8 +16,8 @@ from dynamo_dist.report.contents import principal
 
 try:
     import matplotlib as mpl
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure  # no pyplot: no display, and no state shared with the caller's figures
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure  # no pyplot: no display, and no state shared with the caller's figures
 except ImportError as error:
     raise InputError(f"figures need matplotlib ({error}): pip install 'dynamo-jordan[report]'") from None
 
@@ -68,7 +68,8 @@ def _embedding(networks: dict[str, list[Any]]) -> Figure:
         rows = [index for index, name in enumerate(networks["group"]) if name == group]
         first = rows[0]
         axes.scatter(
-            *points[rows].T,
+            points[rows, 0],
+            points[rows, 1],
             label=group,
             color=colour[networks["computation"][first]],
             marker=marker[networks["architecture"][first]],

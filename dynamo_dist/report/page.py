@@ -52,7 +52,8 @@ def _plotly() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise InputError(f"the report needs plotly ({error}): pip install 'dynamo-jordan[report]'") from None
-    return get_plotlyjs()
+    script: str = get_plotlyjs()
+    return script
 
 
 def text(value: Any) -> str:

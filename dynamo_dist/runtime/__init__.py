@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from dynamo_dist.metamodel.training import TrainingJob
 from dynamo_dist.runtime.local import LocalRuntime
@@ -19,12 +19,16 @@ class Runtime(Protocol):
     # Whether this process prepares folders and tells results: True but for all but one of the processes of a `torchrun`.
     leader: bool
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
     def wait(self) -> None:
         """Go on when all processes that run this program have come here."""
 
     def run(
-        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
-    ) -> Iterator[tuple[tuple, Any]]:
+        self, function: Callable[..., Any], jobs: deque[tuple[Any, ...]], *, sign: Callable[[tuple[Any, ...]], Path] | None = None
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """As `jobs.Runner.run`."""
 
     def train(self, jobs: Sequence[TrainingJob]) -> None:

@@ -21,8 +21,8 @@ class LocalRuntime:
     def __exit__(self, *exc_info: object) -> None: ...
 
     def run(
-        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
-    ) -> Iterator[tuple[tuple, Any]]:
+        self, function: Callable[..., Any], jobs: deque[tuple[Any, ...]], *, sign: Callable[[tuple[Any, ...]], Path] | None = None
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
         while jobs:
             job = jobs.popleft()
             yield job, attempt(function, job)

@@ -66,7 +66,7 @@ class _Worker:
         """Its process, its machine's address, and Ray's name of the machine."""
         return os.getpid(), ray.util.get_node_ip_address(), ray.get_runtime_context().get_node_id()
 
-    def call(self, function: Callable[..., Any], job: tuple) -> Any:
+    def call(self, function: Callable[..., Any], job: tuple[Any, ...]) -> Any:
         return attempt(function, job)
 
 
@@ -75,7 +75,7 @@ class _Meeting(TorchConfig):
 
     @property
     def backend_cls(self) -> type:
-        class Backend(super().backend_cls):
+        class Backend(super().backend_cls):  # type: ignore[misc]  # which class it is shows as it runs
             def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
                 worker_group.execute(meet_by, worker_group.execute_single(0, ray.util.get_node_ip_address))
                 super().on_start(worker_group, backend_config)
@@ -83,7 +83,7 @@ class _Meeting(TorchConfig):
         return Backend
 
 
-def _train_worker(arguments: dict) -> None:
+def _train_worker(arguments: dict[str, Any]) -> None:
     import torch
 
     device = own_device()
@@ -217,7 +217,7 @@ class RayRuntime:
 
     def _connect(self) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
-        options = {"log_to_driver": False, "configure_logging": False, "runtime_env": {"env_vars": ENVIRONMENT}}
+        options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "runtime_env": {"env_vars": ENVIRONMENT}}
         if self.address is None:
             cores = len(os.sched_getaffinity(0))
             if self.workers > cores:
@@ -253,7 +253,7 @@ class RayRuntime:
     def _hire(self, count: int) -> None:
         """Have `count` workers, but no more than `workers` of them. They are kept for the next stage: starting one takes seconds."""
         while len(self._pool) < min(self.workers, count):
-            actor = self._actor_class.remote()
+            actor: Any = self._actor_class.remote()  # Ray's stubs know no methods of actors but decorated ones
             self._pool.append(_Member(actor=actor, up=actor.where.remote()))
 
     def _end(self, member: _Member) -> None:
@@ -268,13 +268,13 @@ class RayRuntime:
             self._end(self._pool[-1])
 
     def run(
-        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
-    ) -> Iterator[tuple[tuple, Any]]:
+        self, function: Callable[..., Any], jobs: deque[tuple[Any, ...]], *, sign: Callable[[tuple[Any, ...]], Path] | None = None
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
         """Workers pull jobs; one that died or hangs is replaced. Only a worker that is up gets a job: where a machine is gone for good, no
         job waits for it while others could do it."""
         starting = {member.up: member for member in self._pool}
         idle: list[_Member] = []
-        running: dict[Any, tuple[_Member, tuple]] = {}
+        running: dict[Any, tuple[_Member, tuple[Any, ...]]] = {}
         stillborn, looked = 0, time.monotonic()
 
         def hand_out() -> None:
@@ -359,7 +359,7 @@ class RayRuntime:
                     # A lost worker ends them all; as many start again from the newest checkpoint. The number stays (Ray Train could also go
                     # on with fewer): sums keep their order, so the result is that of an undisturbed run, and Ray Train's growing again would
                     # throw away steps. Fewer workers continue with --resume.
-                    failure_config=FailureConfig(max_failures=ATTEMPTS - 1, controller_failure_limit=STARTS),
+                    failure_config=FailureConfig(max_failures=ATTEMPTS - 1, controller_failure_limit=STARTS),  # type: ignore[call-arg]  # Ray Train's second version
                 ),
             ).fit()
 

@@ -39,9 +39,9 @@ class TorchrunRuntime:
         if device.type == "cpu":
             torch.set_num_threads(1)
         meet_by(os.environ["MASTER_ADDR"])
-        store, rank, size = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))
+        store, rank, size = next(torch.distributed.rendezvous("env://", timeout=TIMEOUT))  # type: ignore[attr-defined]  # torch does not say that it is exported
         # After a restart torchrun's store still holds the addresses of the processes that died (torch 2.13): each start has its own part.
-        store = torch.distributed.PrefixStore(f"start-{_restarts()}", store)
+        store = torch.distributed.PrefixStore(f"start-{_restarts()}", store)  # type: ignore[attr-defined]  # as above
         backend = "nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         self.group = Collective(device)
@@ -54,8 +54,8 @@ class TorchrunRuntime:
         self.group.gather("")
 
     def run(
-        self, function: Callable[..., Any], jobs: deque[tuple], *, sign: Callable[[tuple], Path] | None = None
-    ) -> Iterator[tuple[tuple, Any]]:
+        self, function: Callable[..., Any], jobs: deque[tuple[Any, ...]], *, sign: Callable[[tuple[Any, ...]], Path] | None = None
+    ) -> Iterator[tuple[tuple[Any, ...], Any]]:
         raise InputError(
             "torchrun trains meta-models (dynamo-dist embed); populations and analyses run without it, on Ray or in one process"
         )

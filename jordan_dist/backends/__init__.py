@@ -8,6 +8,7 @@ holds the same numbers and takes the same decisions.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,9 @@ class Factor(Protocol):
     def solve(self, R: np.ndarray) -> np.ndarray: ...
 
     def solve_adjoint(self, R: np.ndarray) -> np.ndarray: ...
+
+    def entries(self) -> float:
+        """How many entries the factors have."""
 
     def destroy(self) -> None: ...
 
@@ -178,35 +182,35 @@ class BlockVectors:
         return gathered
 
 
-class Backend(Protocol):
+class Backend(BlockVectors, ABC):
     """A `BlockVectors` that also knows one library's matrices. None stands for the identity matrix."""
 
-    n: int
-    start: int
-    stop: int
-    comm: Any
-    cost: Cost
-    replicated: bool
-
+    @abstractmethod
     def matrix(self, A: Any, name: str) -> Any:
         """The user's matrix as this library wants it; ValueError if it is not a square matrix of size n."""
 
+    @abstractmethod
     def product(self, A: Any, X: np.ndarray) -> np.ndarray:
         """A X."""
 
+    @abstractmethod
     def adjoint_product(self, A: Any, X: np.ndarray) -> np.ndarray:
         """A^H X."""
 
+    @abstractmethod
     def matrix_norm(self, A: Any) -> float:
         """Infinity norm."""
 
+    @abstractmethod
     def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool, true: list[tuple[complex, Any]] | None = None) -> Factor:
         """Factorizes the sum of coefficient * matrix; `symmetric` means equal to its transpose. SingularFactorError if it
         cannot. `true`: the sum that these factors are to serve for, if it is another one; a backend may use it to improve the solves."""
 
+    @abstractmethod
     def export(self, X: np.ndarray) -> Any:
         """The block as the kind of matrix that the user brought."""
 
+    @abstractmethod
     def destroy(self) -> None:
         """Frees what this backend has made (collective); nothing that the user brought."""
 
@@ -221,7 +225,8 @@ def own_rows(block: Any) -> np.ndarray:
         rows = block.getDenseArray() if hasattr(block, "getDenseArray") else block.getArray()
     else:
         rows = np.asarray(block)
-    return rows.reshape(len(rows), -1)
+    own: np.ndarray = rows.reshape(len(rows), -1)
+    return own
 
 
 def like(block: Any, rows: np.ndarray) -> Any:
@@ -241,7 +246,8 @@ def vectors_of(block: Any) -> BlockVectors:
     from jordan_dist.backends.petsc import mpi_comm
 
     size = block.getSize()
-    return BlockVectors(size[0] if isinstance(size, tuple) else size, *block.getOwnershipRange(), mpi_comm(block.getComm()))
+    start, stop = block.getOwnershipRange()
+    return BlockVectors(size[0] if isinstance(size, tuple) else size, start, stop, mpi_comm(block.getComm()))
 
 
 def backend_for(A: Any, comm: Any = None, *, frequency: float | None = None) -> Backend:
@@ -269,7 +275,7 @@ def order_of(A: Any, name: str) -> int:
         raise ValueError(f"{name} must be {kinds} of numbers, not {type(A).__name__}")
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise ValueError(f"{name} must be a square matrix, not one of shape {tuple(shape)}")
-    return shape[0]
+    return int(shape[0])
 
 
 def check_finite(A: Any, name: str, start: int = 0) -> None:

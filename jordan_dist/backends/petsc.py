@@ -15,7 +15,7 @@ import scipy.sparse
 
 from jordan_dist.backends import (
     PETSC_HINT,
-    BlockVectors,
+    Backend,
     MissingExtraError,
     SingularFactorError,
     check_finite,
@@ -25,7 +25,7 @@ from jordan_dist.backends import (
 )
 
 try:
-    from mpi4py import MPI  # before PETSc, which then uses the MPI that is already up
+    from mpi4py import MPI as MPI  # before PETSc, which then uses the MPI that is already up
     from petsc4py import PETSc
 except ImportError as error:
     raise MissingExtraError(f"PETSc matrices and MPI need petsc4py and mpi4py ({error}): {PETSC_HINT}") from error
@@ -71,7 +71,7 @@ def mumps_measured(symmetric: bool) -> Iterator[Callable[[], float]]:
     events = [PETSc.Log.Event(name) for name in ("MatLUFactorSym", "MatCholFctrSym")]
 
     def spent() -> float:
-        return sum(event.getPerfInfo()["time"] for event in events)
+        return float(sum(event.getPerfInfo()["time"] for event in events))
 
     before = spent()
     for name, value in added.items():
@@ -154,7 +154,7 @@ class _Sum:
         part.destroy()
 
 
-class PetscBackend(BlockVectors):
+class PetscBackend(Backend):
     def __init__(self, n: int, start: int, stop: int, comm: Any, *, replicated: bool):
         require_complex()
         super().__init__(n, start, stop, comm)
@@ -172,14 +172,16 @@ class PetscBackend(BlockVectors):
             orders = comm.allgather(n)
             if len(set(orders)) > 1:
                 raise ValueError(f"every rank must bring the same whole matrix A; the orders on the ranks are {orders}")
-            return cls(n, *owned_rows(n, comm), comm, replicated=True)
+            start, stop = owned_rows(n, comm)
+            return cls(n, start, stop, comm, replicated=True)
         own = mpi_comm(A.getComm())
         if comm is not None and MPI.Comm.Compare(own, mpi_comm(comm)) not in (MPI.IDENT, MPI.CONGRUENT):
             raise ValueError("comm is not the communicator of A: leave it out, a PETSc matrix brings its own")
         n, columns = A.getSize()
         if n != columns:
             raise ValueError(f"A must be a square matrix, not one of shape {(n, columns)}")
-        return cls(n, *A.getOwnershipRange(), own, replicated=False)
+        start, stop = A.getOwnershipRange()
+        return cls(n, start, stop, own, replicated=False)
 
     def matrix(self, A: Any, name: str) -> PETSc.Mat:
         if not is_petsc(A):
@@ -232,7 +234,7 @@ class PetscBackend(BlockVectors):
         if _is_shell(A):  # a bound from below, which serves as well to tell where rounding errors lie
             X = self.random_block(4)
             return self.norm(self.product(A, X)) / self.norm(X)
-        return A.norm(PETSc.NormType.NORM_INFINITY)
+        return float(A.norm(PETSc.NormType.NORM_INFINITY))
 
     def factor(self, terms: list[tuple[complex, Any]], *, symmetric: bool, true: Any = None) -> PetscFactor:
         total = self._sum(terms)
@@ -319,7 +321,9 @@ class PetscFactor:
         matrix.setOption(PETSc.Mat.Option.SYMMETRIC, symmetric)
         # otherwise PETSc takes a complex symmetric matrix for a Hermitian one
         matrix.setOption(PETSc.Mat.Option.HERMITIAN, False)
-        self.ksp = self.pc = self.factors = None
+        self.ksp: PETSc.KSP = None
+        self.pc: PETSc.PC = None
+        self.factors: PETSc.Mat = None
         try:
             with self.cost.factoring():
                 for workspace in WORKSPACE:
@@ -460,8 +464,8 @@ class PetscFactor:
     def entries(self) -> float:
         """How many entries the factors have, over all ranks; those of L where they are L D L^T."""
         if self.pc.getFactorSolverType() != "mumps":
-            return self.factors.getInfo()["nz_used"]
-        count = self.factors.getMumpsInfog(29)
+            return float(self.factors.getInfo()["nz_used"])
+        count = float(self.factors.getMumpsInfog(29))
         return count if count >= 0 else -1e6 * count  # in millions where it is negative
 
     def _finite(self, X: np.ndarray) -> np.ndarray:

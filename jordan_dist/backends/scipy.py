@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 
-from jordan_dist.backends import BlockVectors, Cost, SingularFactorError, check_finite, order_of
+from jordan_dist.backends import Backend, Cost, SingularFactorError, check_finite, order_of
 
 
-class ScipyBackend(BlockVectors):
+class ScipyBackend(Backend):
     def __init__(self, n: int):
         super().__init__(n, 0, n)
 
@@ -25,10 +26,12 @@ class ScipyBackend(BlockVectors):
         return A
 
     def product(self, A: Any, X: np.ndarray) -> np.ndarray:
-        return X if A is None else A @ X
+        out: np.ndarray = X if A is None else A @ X
+        return out
 
     def adjoint_product(self, A: Any, X: np.ndarray) -> np.ndarray:
-        return X if A is None else A.conj().T @ X
+        out: np.ndarray = X if A is None else A.conj().T @ X
+        return out
 
     def matrix_norm(self, A: Any) -> float:
         return 1.0 if A is None else float(abs(A).sum(axis=1).max())
@@ -77,7 +80,7 @@ class ScipyFactor:
 
     def _counted(self, R: np.ndarray, *, adjoint: bool) -> np.ndarray:
         with self.cost.solving(R.shape[1]):
-            X = self._solve(np.asfortranarray(R, dtype=complex), adjoint)
+            X: np.ndarray = self._solve(np.asfortranarray(R, dtype=complex), adjoint)
         if not np.isfinite(X).all():
             raise SingularFactorError("the triangular solves overflow: the factorized matrix is singular")
         return X
@@ -86,7 +89,7 @@ class ScipyFactor:
         pass
 
 
-def _dense(matrix: np.ndarray):
+def _dense(matrix: np.ndarray) -> Callable[[np.ndarray, bool], np.ndarray]:
     getrf, getrs = scipy.linalg.get_lapack_funcs(("getrf", "getrs"), (matrix.astype(complex),))
     lu, pivots, info = getrf(matrix.astype(complex))
     if info > 0:

@@ -44,7 +44,7 @@ class Problem:
 
     @property
     def n(self) -> int:
-        return self.cells**self.dimensions
+        return int(self.cells**self.dimensions)
 
     def family(self, comm: Any = None) -> AffineFamily:
         """With scipy matrices, or with PETSc matrices on the communicator; the caller frees these by `destroy`."""

@@ -27,7 +27,7 @@ def diagonal(values: Callable[[np.ndarray, np.ndarray], np.ndarray], m: int) -> 
     return rows
 
 
-def five_point(w: np.ndarray, s: np.ndarray, extra: Callable[[np.ndarray, np.ndarray], np.ndarray], m: int, sign: float) -> Rows:
+def five_point(w: np.ndarray, s: np.ndarray, extra: Callable[[np.ndarray, np.ndarray], np.ndarray | float], m: int, sign: float) -> Rows:
     """sign * (D (x) S + S (x) D) + diag(extra), where D is the 1-D operator with w_i + w_{i+1} on the diagonal and -w_{i+1}
     beside it.
 
@@ -77,4 +77,5 @@ def inside(i: np.ndarray, edges: tuple[int, int], m: int, coarse: int) -> np.nda
     """The share of cell i of m that lies in the cells edges[0]..edges[1] (both inclusive) of `coarse` ones along the same side. What
     is exactly 0 or 1 is so to the last bit."""
     begin, end = edges[0] * m, (edges[1] + 1) * m
-    return np.clip(np.minimum((i + 1) * coarse, end) - np.maximum(i * coarse, begin), 0, coarse) / coarse
+    share: np.ndarray = np.clip(np.minimum((i + 1) * coarse, end) - np.maximum(i * coarse, begin), 0, coarse) / coarse
+    return share

@@ -23,7 +23,8 @@ def matrices(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(n)
 
     def noise() -> np.ndarray:
-        return (rng.standard_normal((n, n)) + 1j * rng.standard_normal((n, n))) / np.sqrt(2 * n)
+        entries: np.ndarray = (rng.standard_normal((n, n)) + 1j * rng.standard_normal((n, n))) / np.sqrt(2 * n)
+        return entries
 
     others = EIGENVALUE + rng.uniform(1.5, 4.0, n - 2) * np.exp(2j * np.pi * rng.random(n - 2))
     core = np.diag([EIGENVALUE, EIGENVALUE, *others])

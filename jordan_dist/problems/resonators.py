@@ -6,11 +6,13 @@ on each side: a generalized, complex symmetric pencil, lambda = omega^2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.sparse
 
 from jordan_dist.problems import CELLS, Problem
-from jordan_dist.problems.grid import diagonal, five_point, inside, seven_point
+from jordan_dist.problems.grid import Rows, diagonal, five_point, inside, seven_point
 
 LAYER = 0.5  # thickness of the absorbing layer
 STRENGTH = -4 * np.log(1e-10) / (2 * LAYER)
@@ -28,21 +30,21 @@ def resonators(m: int) -> Problem:
     h = 0.025 / (m / CELLS)
     width = m * h
 
-    def stretching(x):
+    def stretching(x: np.ndarray) -> np.ndarray:
         depth = np.maximum(np.maximum(LAYER - x, x - (width - LAYER)), 0)
-        return 1 + 1j * STRENGTH * (depth / LAYER) ** 3 / FREQUENCY
+        return np.asarray(1 + 1j * STRENGTH * (depth / LAYER) ** 3 / FREQUENCY)
 
     s = stretching((np.arange(m) + 0.5) * h)
     faces = stretching(np.arange(m + 1) * h)
 
-    def chi(i, j, columns):
-        return inside(i, columns, m, CELLS) * inside(j, LINES, m, CELLS)
+    def chi(i: np.ndarray, j: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
+        return np.asarray(inside(i, columns, m, CELLS) * inside(j, LINES, m, CELLS))
 
-    def eps(i, j):
-        return 1 + 11 * (chi(i, j, LEFT) + chi(i, j, RIGHT))
+    def eps(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        return np.asarray(1 + 11 * (chi(i, j, LEFT) + chi(i, j, RIGHT)))
 
-    def detuning(i, j):
-        return chi(i, j, LEFT) - chi(i, j, RIGHT)
+    def detuning(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        return np.asarray(chi(i, j, LEFT) - chi(i, j, RIGHT))
 
     return Problem(
         name="resonators",
@@ -72,14 +74,14 @@ def cubes(m: int) -> Problem:
     of a cube cuts has the mean of eps over it, as finite volumes have, so that every grid keeps the geometry."""
     h = 0.1 / (m / CUBE_CELLS)
 
-    def chi(i, jk, cube):
+    def chi(i: np.ndarray, jk: np.ndarray, cube: int) -> np.ndarray:
         j, k = np.divmod(jk, m)
-        return inside(i, CUBES[cube], m, CUBE_CELLS) * inside(j, ACROSS, m, CUBE_CELLS) * inside(k, ACROSS, m, CUBE_CELLS)
+        return np.asarray(inside(i, CUBES[cube], m, CUBE_CELLS) * inside(j, ACROSS, m, CUBE_CELLS) * inside(k, ACROSS, m, CUBE_CELLS))
 
-    def permittivity(values):
+    def permittivity(values: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rows:
         """The diagonal matrix of a function of the first cube's chi and the second's."""
 
-        def rows(start, stop):
+        def rows(start: int, stop: int) -> scipy.sparse.csr_array:
             i, jk = np.divmod(np.arange(start, stop), m * m)
             d = values(chi(i, jk, 0), chi(i, jk, 1))
             mine = np.flatnonzero(d)

@@ -3,10 +3,12 @@ micrometres."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from jordan_dist.problems import CELLS, Problem
-from jordan_dist.problems.grid import diagonal, five_point, inside
+from jordan_dist.problems.grid import Rows, diagonal, five_point, inside
 
 K0 = 2 * np.pi / 1.55  # vacuum wavenumber at a wavelength of 1.55
 CLADDING, CORE = 1.45**2, 1.50**2
@@ -16,18 +18,21 @@ POINT = ((0.0051183567223,), 35.331376319721)
 POINT_OF_THREE = ((0.0072804509204, 0.0002100387072), 35.330739815332)
 
 
-def _parts(m: int, cores: list[tuple[int, int]]):
+def _parts(m: int, cores: list[tuple[int, int]]) -> tuple[Rows, Callable[[Sequence[complex]], Rows]]:
     """The operator without gain and loss, and a function that makes diag(k0^2 sum_c a_c chi_c)."""
     h = 0.1 / (m / CELLS)
 
-    def chi(i, j, core):
-        return inside(i, core, m, CELLS) * inside(j, LINES, m, CELLS)
+    def chi(i: np.ndarray, j: np.ndarray, core: tuple[int, int]) -> np.ndarray:
+        return np.asarray(inside(i, core, m, CELLS) * inside(j, LINES, m, CELLS))
 
-    def extra(i, j):
-        return K0**2 * (CLADDING + (CORE - CLADDING) * sum(chi(i, j, core) for core in cores)) + 0j
+    def extra(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        return np.asarray(K0**2 * (CLADDING + (CORE - CLADDING) * sum(chi(i, j, core) for core in cores)) + 0j)
 
-    def perturbation(amplitudes):
-        return diagonal(lambda i, j: K0**2 * sum(a * chi(i, j, core) for a, core in zip(amplitudes, cores, strict=True)), m)
+    def perturbation(amplitudes: Sequence[complex]) -> Rows:
+        def values(i: np.ndarray, j: np.ndarray) -> np.ndarray:
+            return np.asarray(K0**2 * sum(a * chi(i, j, core) for a, core in zip(amplitudes, cores, strict=True)))
+
+        return diagonal(values, m)
 
     return five_point(np.full(m + 1, h**-2), np.ones(m), extra, m, -1.0), perturbation
 

@@ -264,24 +264,49 @@ def test_nothing_is_wider_than_the_screen(page, made, width):
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-PAN = """
+# What a step of moving or zooming takes: from the event to pixels that can be read, so that everything is drawn.
+MAP = """
 const done = arguments[0], gd = document.querySelector('[data-figure=map] .plot'), canvas = gd.querySelector('.gl-canvas-context');
 const gl = canvas.getContext('webgl') ?? canvas.getContext('webgl2'), area = gd.querySelector('.nsewdrag').getBoundingClientRect();
-const send = (type, target, x) => target.dispatchEvent(new MouseEvent(type, { bubbles: true, clientX: x, clientY: area.y + 100, button: 0, buttons: 1 }));
 const frame = () => new Promise(requestAnimationFrame), times = [];
+const drawn = async () => { await frame(); gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4)); };
+"""
+PAN = (
+    MAP
+    + """
+const send = (type, target, x) => target.dispatchEvent(new MouseEvent(type, { bubbles: true, clientX: x, clientY: area.y + 100, button: 0, buttons: 1 }));
 (async () => {
   send('mousedown', gd.querySelector('.nsewdrag'), area.x + 100);
   for (let k = 1; k <= 20; k++) {
     const began = performance.now();
     send('mousemove', document, area.x + 100 + 5 * k);
-    await frame();
-    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+    await drawn();
     times.push(performance.now() - began);
   }
   send('mouseup', document, area.x + 200);
   done(times);
 })();
 """
+)
+# Three steps in and three out again, three times, with the buttons that users have.
+ZOOM = (
+    MAP
+    + """
+const widths = [], click = (what) => document.querySelector(`figure[data-figure=map] button[title="Zoom ${what}"]`).click();
+(async () => {
+  for (const what of Array(3).fill(["in", "in", "in", "out", "out", "out"]).flat()) {
+    const plotted = new Promise((resolve) => gd.once('plotly_afterplot', resolve)), began = performance.now();
+    click(what);
+    await plotted;
+    await drawn();
+    times.push(performance.now() - began);
+    const [low, high] = gd._fullLayout.xaxis.range;
+    widths.push(high - low);
+  }
+  done([times, widths]);
+})();
+"""
+)
 
 
 def test_ten_thousand_networks(browser, tmp_path, capsys):
@@ -295,7 +320,13 @@ def test_ten_thousand_networks(browser, tmp_path, capsys):
     before = plot(browser, "map", "gd._fullLayout.xaxis.range[0]")
     steps = browser.execute_async_script(PAN)
     wait(lambda: plot(browser, "map", "gd._fullLayout.xaxis.range[0]") < before)
-    step = f"a step of panning {np.median(steps):.0f} ms (median of {len(steps)})"
+    low, high = plot(browser, "map", "gd._fullLayout.xaxis.range")
+    zooms, widths = browser.execute_async_script(ZOOM)
+    assert np.array(widths) / (high - low) == pytest.approx(3 * [0.7, 0.7**2, 0.7**3, 0.7**2, 0.7, 1], rel=1e-6)
+    took = ", ".join(
+        f"a step of {what} {np.median(times):.0f} ms (median of {len(times)}, {max(times):.0f} at most)"
+        for what, times in (("moving", steps), ("zooming", zooms))
+    )
     with capsys.disabled():
-        print(f"\n10,000 networks: {path.stat().st_size / 1e6:.1f} MB, open in {seconds:.1f} s, {step}")
+        print(f"\n10,000 networks: {path.stat().st_size / 1e6:.1f} MB, open in {seconds:.1f} s, {took}")
     assert errors(browser) == []

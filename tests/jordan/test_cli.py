@@ -422,10 +422,10 @@ def test_all_flags():
         "chain": sorted([*of_files, "--known"]),
         "ep": sorted([*of_files, "--start", "--window"]),
         "example": ["--ep", "--grid", "--help", "--json", "--out", "--overwrite", "--parameters", "--quiet", "--resume", "--round", "-h"],
-        "plan": ["--calibration", "--dim", "--help", "--json", "--n", "--ranks", "-h"],
+        "plan": ["--calibration", "--dim", "--help", "--json", "--n", "--quiet", "--ranks", "-h"],
         "report": ["--help", "-h"],
         "scan": ["--B", "--dA", "--dB", "--group", "--help", "--json", "--out", "--overwrite", "--quiet", "--target", "--window", "-h"],
-        "verify": ["--help", "--json", "--out", "--overwrite", "-h"],
+        "verify": ["--help", "--json", "--out", "--overwrite", "--quiet", "-h"],
     }
 
 
@@ -454,5 +454,7 @@ def test_page_is_written_again(alone, tmp_path, capsys):
     before = (folder / "report.html").read_bytes()
     (folder / "report.html").unlink()
     assert main(["report", str(folder)]) == 0
-    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    captured = capsys.readouterr()
+    assert captured.out.strip() == str(folder / "report.html")
+    assert f"figures for papers: 15 files in {folder / 'figures'}" in captured.err
     assert len((folder / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.01)

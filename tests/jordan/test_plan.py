@@ -112,6 +112,10 @@ def test_calibration_is_kept_used_again_and_checked(tmp_path, capsys, monkeypatc
     assert "measuring" not in capsys.readouterr().err
     assert main(words) == 0
     assert "measuring" in capsys.readouterr().err
+    path.unlink()
+    assert main([*words, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "" and json.loads(captured.out.splitlines()[-1])["n"] == 10**9
     path.write_text("{}")
     assert main(words) == 2
     assert f"{path} is no calibration of jordan-dist" in capsys.readouterr().err

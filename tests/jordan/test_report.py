@@ -1,4 +1,4 @@
-"""The page of a run."""
+"""The page of a run, and its figures for papers."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from io import StringIO
 import numpy as np
 import pytest
 
-from jordan_dist import io, report, verify
+from jordan_dist import figures, io, report, verify
 
 pytest.importorskip("matplotlib")
 
@@ -165,31 +165,94 @@ def test_a_chain_without_a_search_has_its_spectrum(folder):
     assert sum(row["what"] == "eigenvalue" for row in rows) == 2 and "search.csv" not in dict(page.links)
 
 
-def test_page_of_a_scan(tmp_path):
+@pytest.fixture
+def scan_folder(tmp_path):
     point = {"parameters": [[0.1, -0.2]], "eigenvalue": [1.0, 2.0], "subspace_residual": 1e-15, "backward_error": 1e-14}
     scan = {
         "program": "jordan-dist", "mode": "scan", "name": "A0.npy", "window": [[[-1, -1]], [[1, 1]]], "count": 3, "complete": False,
         "points": [point | {"loop": 0.1}, point | {"parameters": [[0.3, 0.0]], "loop": None}], "unresolved": [[[0.5, 0.5]]],
         "seconds": {"total": 1.0}, "versions": {"python": "3"},
     }  # fmt: skip
-    io.write_json(tmp_path / io.SCAN_FILES[0], scan)
-    page = Page(report.write_page(tmp_path).read_text())
+    (tmp_path / "scan").mkdir()
+    io.write_json(tmp_path / "scan" / io.SCAN_FILES[0], scan)
+    return tmp_path / "scan"
+
+
+def test_page_of_a_scan(scan_folder):
+    page = Page(report.write_page(scan_folder).read_text())
     words = " ".join(page.text)
     assert "2 exceptional point(s) in the window; the discriminant winds 3 times" in words and "no loop certifies it" in words
     assert [(float(row["x"]), float(row["y"])) for row in numbers(page, "window")] == [(0.1, -0.2), (0.3, 0.0)]
 
 
-def test_page_of_a_measurement_of_errors(tmp_path):
-    cases = [verify.measure(2, False, False, False, n=12)]
+@pytest.fixture(scope="module")
+def cases():
+    return [verify.measure(2, False, False, False, n=12)]
+
+
+@pytest.fixture
+def errors_folder(tmp_path, cases):
     result = {"program": "jordan-dist", "mode": "verify", "passed": True, "seconds": {"total": 1.0}, "versions": {"python": "3"}}
     result |= {"cases": [vars(case) | {"name": case.name, "passed": case.passed} for case in cases]}
-    io.write_json(tmp_path / io.VERIFY_FILES[0], result)
-    page = Page(report.write_page(tmp_path).read_text())
+    (tmp_path / "errors").mkdir()
+    io.write_json(tmp_path / "errors" / io.VERIFY_FILES[0], result)
+    return tmp_path / "errors"
+
+
+def test_page_of_a_measurement_of_errors(errors_folder, cases):
+    page = Page(report.write_page(errors_folder).read_text())
     rows = [row for row in numbers(page, "errors-2") if row["method"] == "first" and row["quantity"] == "j1"]
     assert [float(row["error"]) for row in rows] == list(cases[0].errors["first"]["j1"])
     # Errors of first order, measured at distances a factor of ten apart.
     slope = np.polyfit(*np.log([[float(row[name]) for row in rows[:5]] for name in ("distance", "error")]), 1)[0]
     assert slope == pytest.approx(1, abs=0.1) and f"j1 {cases[0].slopes['first']['j1']:.3g}" in " ".join(page.text)
+
+
+def kinds(folder):
+    """The figures in a folder by name, with the kinds that there are of each."""
+    found = {}
+    for file in sorted((folder / "figures").iterdir()):
+        start = file.read_bytes()[:5]
+        assert {".png": start == b"\x89PNG\r", ".svg": start == b"<?xml", ".pdf": start == b"%PDF-"}[file.suffix]
+        found.setdefault(file.stem, []).append(file.suffix)
+    assert all(endings == [".pdf", ".png", ".svg"] for endings in found.values())
+    return list(found)
+
+
+def test_figures_for_papers_are_files_of_three_kinds_that_come_out_the_same(folder):
+    where = folder()
+    files = figures.write_figures(where)
+    assert kinds(where) == ["mode-0", "mode-1", "search", "spectrum", "splitting"] and len(files) == 15
+    before = {file: file.read_bytes() for file in files}
+    figures.write_figures(where)
+    assert {file: file.read_bytes() for file in files} == before
+
+
+def test_figures_of_an_older_run_go_and_those_of_others_stay(folder):
+    where = folder()
+    figures.write_figures(where)
+    (where / "figures" / "mine.png").write_bytes(b"\x89PNG\r")
+    data = json.loads((where / io.RESULT).read_text())
+    del data["history"]
+    io.write_json(where / io.RESULT, data)
+    figures.write_figures(where)
+    assert {file.stem for file in (where / "figures").iterdir()} == {"mine", "mode-0", "mode-1"}
+
+
+def test_figures_have_the_style_of_those_of_dynamo_dist(folder):
+    from dynamo_dist.report.figures import COLOURS, STYLE
+
+    assert figures.STYLE.samefile(STYLE)
+    (drawn,) = (file for file in figures.write_figures(folder()) if file.name == "splitting.svg")
+    text = drawn.read_text()
+    assert f"#{COLOURS[1].lstrip('#')}" in text and "eigenvalues on the way" in text  # text stays text: it can be searched and edited
+
+
+def test_figures_of_a_scan_and_of_errors(scan_folder, errors_folder):
+    figures.write_figures(scan_folder)
+    assert kinds(scan_folder) == ["eigenvalues", "window"]
+    figures.write_figures(errors_folder)
+    assert kinds(errors_folder) == ["errors-2"]
 
 
 def test_folder_without_a_run(tmp_path):

@@ -156,12 +156,17 @@ def test_command(tmp_path, capsys):
     np.save(tmp_path / "A1.npy", family.dA[0])
     words = ["scan", str(tmp_path / "A0.npy"), "--dA", str(tmp_path / "A1.npy"), "--window", "-100-100i:100+101i"]
     assert cli.main([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
     result = json.loads((tmp_path / "out" / "scan.json").read_text())
     assert json.loads(lines[-1]) == result
     assert len(lines) == 6 + 2
     assert sum("swap around it" in line for line in lines) == 6
     assert result["complete"]
+    # One screen at the end, as of the other commands.
+    end = captured.err[captured.err.rindex("\n\n") :]
+    assert f"A0.npy in {tmp_path / 'out'}" in end and "6 in the window, 6 certified by a loop" in end
+    assert "6: all zeros are accounted for" in end and "next" in end and str(tmp_path / "out" / "scan.json") in end
     for point in result["points"]:
         assert nearest_pair(family, complex(*point["parameters"][0]))[0] < 1e-4
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 2

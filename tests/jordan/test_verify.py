@@ -65,8 +65,9 @@ def test_slopes_and_floors(tmp_path, capsys):
 def test_a_wrong_slope_is_status_1(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(verify, "TOLERANCE", 1e-9)
     monkeypatch.setattr(cli.verify, "verify", lambda comm: [verify.measure(2, False, False, False, n=12)])
-    assert cli.main(["verify", "--out", str(tmp_path)]) == 1
-    assert "FAILED" in capsys.readouterr().out
+    assert cli.main(["verify", "--out", str(tmp_path), "--quiet"]) == 1
+    captured = capsys.readouterr()
+    assert "FAILED" in captured.out and captured.err == ""
     assert not json.loads((tmp_path / "verify.json").read_text())["passed"]
 
 
