@@ -131,12 +131,12 @@ def _refusing() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def _agreed(comm: Any, check: Any, *arguments: Any) -> None:
-    """Runs a check of the file system on rank 0; its ValueError is raised on every rank."""
+def _agreed(comm: Any, work: Any, *arguments: Any) -> None:
+    """Works on the file system on rank 0; what it refuses by a ValueError is raised on every rank."""
     message = None
     if comm is None or comm.rank == 0:
         try:
-            check(*arguments)
+            work(*arguments)
         except ValueError as error:
             message = str(error)
     message = message if comm is None else comm.bcast(message)
@@ -565,13 +565,12 @@ def run_bench(args: argparse.Namespace, comm: Any) -> int:
 
 
 def run_report(args: argparse.Namespace, comm: Any) -> int:
-    if comm is None or comm.rank == 0:
-        try:
-            page, files = write_page(args.folder), write_figures(args.folder)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+    def write() -> None:
+        page, files = write_page(args.folder), write_figures(args.folder)
         log.info("figures for papers: %d files in %s", len(files), args.folder / FIGURES)
         print(page)
+
+    _agreed(comm, write)
     return 0
 
 

@@ -173,7 +173,8 @@ def _averages(run: Run) -> Judged:
 
 
 def _labels(run: Run) -> Judged:
-    for task, found in (run.analysis("semisupervised") or {}).items():
+    tasks = run.analysis("semisupervised") or {}
+    for task, found in tasks.items():
         if "does_not_apply" in found:
             continue
         gained = {
@@ -186,18 +187,19 @@ def _labels(run: Run) -> Judged:
             row = found["fractions"][fraction]
             scratch = f", from scratch {percent(row['scratch']['mean'])}" if row["scratch"] else ""
             told.append(f"{row['labels']} labels {percent(row['optimised_theta']['mean'])} ({100 * gain:+.2f} points{scratch})")
-        named = f"{task}: " if len(run.analysis("semisupervised") or {}) > 1 else ""
+        named = f"{task}: " if len(tasks) > 1 else ""
         yield "theta optimised on few labels never below the mean network", named + "; ".join(told), _holds(min(gained.values()) >= 0)
 
 
 def _landscape(run: Run) -> Judged:
-    for task, found in (run.analysis("landscape") or {}).items():
+    tasks = run.analysis("landscape") or {}
+    for task, found in tasks.items():
         if "does_not_apply" in found:
             continue
         best, base, inputs = found["best"]["test"], found["base"]["max"], found["test_inputs"]
         # Two shares of the same inputs: how far they differ by the draw of these at most.
         noise = math.sqrt(max(best * (1 - best), 0) / inputs)
-        named = f"{task}: " if len(run.analysis("landscape") or {}) > 1 else ""
+        named = f"{task}: " if len(tasks) > 1 else ""
         measured = f"{named}{percent(best)} at the point chosen by labelled inputs, best network {percent(base)}, on {inputs:,} test inputs"
         verdict = SUPPORTED if best > base + noise else NOT_MEASURABLE if best > base - noise else NOT_SUPPORTED
         yield f"a point of the plane better than every network by more than the sampling error ({100 * noise:.2f} points)", measured, verdict
@@ -232,8 +234,8 @@ def _copies(run: Run) -> Judged:
 
 
 def _topology(run: Run) -> Judged:
-    found = run.analysis("fixed-points")
-    for name, own in (found or {}).get("inputs", {}).items():
+    found = run.analysis("fixed-points") or {"inputs": {}}
+    for name, own in found["inputs"].items():
         if "agreement" in own:
             yield (
                 "as many stable fixed points as the network itself, for nine of ten networks",

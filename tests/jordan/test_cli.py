@@ -199,6 +199,9 @@ def test_bad_input_under_mpirun_is_said_once(tmp_path):
     done = run("example", "lasers", "--out", tmp_path / "x", launcher=MPIRUN)
     assert done.returncode == 2
     assert done.stderr.count("unknown example") == 1
+    done = run("report", tmp_path, launcher=MPIRUN)  # which only one rank reads
+    assert done.returncode == 2
+    assert done.stderr.count("holds no jordan-dist run") == 1
 
 
 @petsc
