@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dynamo_dist.data import Dataset, Output
 from dynamo_dist.errors import InputError
 from dynamo_dist.networks.architecture import Architecture, from_dict
-from dynamo_dist.population.specs import NetworkSpec
+from dynamo_dist.population.specs import NetworkSpec, own_samples
 
+# Expected number of networks of a group without an example of some class, below which none is looked for.
+_NEVER = 1e-9
 # Features of a token embedding where none are given.
 FEATURES = 16
 
@@ -62,8 +66,9 @@ def specs_of(groups: Sequence[Group], data: Dataset | Mapping[str, Dataset], *, 
             architecture = _architecture(group.architecture, own, own.outputs[target])
         except InputError as error:
             raise InputError(f"group {group.name!r}: {error}") from None
+        at_risk = _classes_at_risk(group, target, own)
         for member in range(group.networks):
-            yield NetworkSpec(
+            spec = NetworkSpec(
                 id=f"{group.name} #{member}",
                 group=group.name,
                 computation=group.computation or group.name,
@@ -73,7 +78,36 @@ def specs_of(groups: Sequence[Group], data: Dataset | Mapping[str, Dataset], *, 
                 seed=number if group.seed is None else group.seed + member,
                 **{"samples": round(group.fraction * len(own.base)), **group.training},
             )
+            if at_risk is not None:
+                _check_classes(spec, at_risk)
+            yield spec
             number += 1
+
+
+def _classes_at_risk(group: Group, target: str, data: Dataset) -> np.ndarray | None:
+    """The classes of the labelled part, int64 (N,), where it can happen that a network's share of them lacks one; otherwise None."""
+    targets = data.base.targets[target]
+    if group.fraction == 1 or data.outputs[target].kind != "classes" or targets.dim() > 1:
+        return None
+    class_N = targets.numpy()
+    counts = np.bincount(class_N[class_N >= 0])
+    share = group.fraction * (1 - group.training.get("validation", 0.0))
+    # How many networks of the group lack a class, on average, is at most this: a million are not all looked at.
+    lacking = group.networks * ((1 - share) ** counts[counts > 0]).sum()
+    return class_N if lacking > _NEVER else None
+
+
+def _check_classes(spec: NetworkSpec, class_N: np.ndarray) -> None:
+    """Raise `InputError` if a network would train without an example of a class that it is to learn."""
+    trained = class_N[own_samples(spec, len(class_N))[0]]
+    size = int(class_N.max()) + 1
+    counts, own = (np.bincount(classes[classes >= 0], minlength=size) for classes in (class_N, trained))
+    missing = np.flatnonzero((counts > 0) & (own == 0))
+    if len(missing):
+        raise InputError(
+            f"network {spec.id}: none of its {len(trained)} examples is of class {missing[0]}, of which the labelled part has "
+            f"{counts[missing[0]]}: give its group a larger fraction, or another seed"
+        )
 
 
 def _only_target(group: Group, data: Dataset) -> str:

@@ -19,8 +19,6 @@ from dynamo_dist.errors import InputError
 from dynamo_dist.networks.architecture import Architecture, Convolutional, Recurrent, from_dict, to_dict
 
 SCHEDULES = ("cosine", "constant")
-# Expected number of networks without an example of some class, below which none is looked for.
-_NEVER = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,7 +228,7 @@ def own_samples(spec: NetworkSpec, available: int) -> tuple[np.ndarray, np.ndarr
 
 
 def check_specs(specs: Specs, data: Mapping[str, Dataset]) -> None:
-    """Raise `InputError`, naming the network and the field, unless ids are unique and every network fits its data set and sees all classes."""
+    """Raise `InputError`, naming the network and the field, unless ids are unique and every network fits its data set."""
     counts = pc.value_counts(specs.table["id"])
     if len(counts) != len(specs):
         repeated = next(entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1)
@@ -248,31 +246,6 @@ def check_specs(specs: Specs, data: Mapping[str, Dataset]) -> None:
     if len(beyond):
         spec = specs[int(beyond[0])]
         raise InputError(f"network {spec.id}: samples={spec.samples}, but the labelled part has {available[beyond[0]]} examples")
-    code, _ = specs.codes("data", "target", "samples", "validation")
-    order = np.argsort(code, kind="stable")
-    for same in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
-        _check_classes(specs, same, data[specs[int(same[0])].data])
-
-
-def _check_classes(specs: Specs, rows: np.ndarray, data: Dataset) -> None:
-    """Raise `InputError` if one of these networks, of one target and number of samples, draws no example of a class to train on."""
-    spec, targets = specs[int(rows[0])], data.base.targets[specs[int(rows[0])].target]
-    if spec.imported or data.outputs[spec.target].kind != "classes" or targets.dim() > 1:
-        return
-    class_N = targets.numpy()
-    counts = np.bincount(class_N[class_N >= 0])
-    # Whether it can happen at all: the expected number of networks that miss a class, from above.
-    share = (spec.samples - spec.held_out) / len(class_N)
-    if len(rows) * ((1 - share) ** counts[counts > 0]).sum() < _NEVER:
-        return
-    for own in specs.take(rows):
-        trained = class_N[own_samples(own, len(class_N))[0]]
-        missing = np.flatnonzero((counts > 0) & (np.bincount(trained[trained >= 0], minlength=len(counts)) == 0))
-        if len(missing):
-            raise InputError(
-                f"network {own.id}: none of its {len(trained)} examples is of class {missing[0]}, of which the labelled part has "
-                f"{counts[missing[0]]}; let it see more of the data, or use another seed"
-            )
 
 
 def _check_fit(spec: NetworkSpec, data: Dataset) -> None:

@@ -1,9 +1,11 @@
 """Populations from a file of groups and a folder of data: the user's way in without a recipe."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import torch
 
 import dynamo_dist
 from dynamo_dist import InputError, MetaModelConfig, Population
@@ -112,6 +114,24 @@ def test_wrong_groups_are_refused_before_anything_starts(recordings, tmp_path, c
     (tmp_path / "groups.toml").write_text(GROUPS.replace(*change))
     error = refused(capsys, "train-population", tmp_path / "groups.toml", "--data", recordings, "--out", tmp_path / "out", "--workers", "0")
     assert message in error and not (tmp_path / "out").exists()
+
+
+def test_a_share_that_lacks_a_class_is_refused(valence):
+    """Class 1 has one example of 400: of networks that see a quarter of them most miss it, of those that see all none does."""
+    rare = torch.zeros(400, dtype=torch.int64)
+    rare[7] = 1
+    data = dataclasses.replace(valence, base=dataclasses.replace(valence.base, targets={**valence.base.targets, "perfect": rare}))
+
+    def specs(**fields):
+        architecture = {"family": "recurrent", "cell": "gru", "hidden": 4}
+        return list(specs_of([Group(name="few", networks=8, architecture=architecture, **{"target": "perfect", **fields})], data))
+
+    assert len(specs(training={"epochs": 1})) == 8
+    # The first 100 of the shuffle that a specification promises.
+    missed = [number for number in range(8) if 7 not in np.random.default_rng([number, 1]).permutation(400)[:100]]
+    with pytest.raises(InputError, match=f"network few #{missed[0]}: none of its 100 examples is of class 1, of which the labelled part has 1:"):
+        specs(fraction=0.25, training={"epochs": 1})
+    assert len(specs(fraction=0.25, training={"epochs": 1}, target="leaky")) == 8  # half of these are of either class
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
