@@ -101,7 +101,7 @@ def within_the_removal_of_an_old_checkpoint():
     removal = checkpoint.shutil.rmtree
 
     def half(folder, **options):
-        if f"{AT - 20:08d}.removed" in str(folder) and folder.exists():
+        if f"{AT - 20:08d}." in str(folder) and folder.exists():  # under the name of what is no checkpoint any more
             next(folder.glob("*.safetensors")).unlink()
             kill_myself()
         removal(folder, **options)
