@@ -1,6 +1,7 @@
 """What is claimed of model embeddings beside what runs have measured: supported, not supported, or not measurable at this size.
 
-The claims are those of the abstract of arXiv 2302.14078; where it gives no number, the threshold is ours and stands beside the verdict.
+The claims are those of arXiv 2302.14078 and what our experiments expect beyond it, in our words; every threshold is ours and stands beside
+the verdict.
 Every verdict is a function of the files of a run: nothing is measured again.
 """
 
@@ -76,7 +77,10 @@ class Run:
 
 def verdicts(paths: Sequence[Path]) -> list[Verdict]:
     """Every claim on every run that says something of it. Raises `InputError` for a folder that holds no finished run."""
-    runs = [Run.open(path) for path in paths]
+    return _judged([Run.open(path) for path in paths])
+
+
+def _judged(runs: Sequence[Run]) -> list[Verdict]:
     return [
         Verdict(claim=claim, run=run.result["title"], asked=asked, measured=measured, verdict=verdict)
         for claim, judge in CLAIMS.items()
@@ -268,10 +272,10 @@ def _over_seeds(values: Sequence[float]) -> str:
 
 def write_claims(paths: Sequence[Path], out: Path) -> tuple[Path, list[Verdict]]:
     """Write `claims.html`, and the same as `claims.json`, into the folder `out`; returns the page's path and the verdicts."""
-    found = verdicts(paths)
+    runs = [Run.open(path) for path in paths]
+    found = _judged(runs)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "claims.json", [asdict(verdict) for verdict in found])
-    runs = [Run.open(path) for path in paths]
     page = out / "claims.html"
     page.write_text(document("Claims, and what was measured", _body(found, runs)), encoding="utf-8")
     return page, found
@@ -280,7 +284,8 @@ def write_claims(paths: Sequence[Path], out: Path) -> tuple[Path, list[Verdict]]
 def _body(found: Sequence[Verdict], runs: Sequence[Run]) -> str:
     counts = ", ".join(f"{sum(one.verdict == verdict for one in found)} {verdict}" for verdict in (SUPPORTED, NOT_SUPPORTED, NOT_MEASURABLE))
     parts = [
-        f"<p>{text(counts)}. The claims are those of the abstract of arXiv 2302.14078, in our words; the thresholds are ours. "
+        f"<p>{text(counts)}. The claims are those of arXiv 2302.14078 and what these experiments expect beyond it, in our "
+        "words; the thresholds are ours. "
         "The control is the same meta-model and training with the embedding vector fixed at zero.</p>"
     ]
     for claim in CLAIMS:
