@@ -28,7 +28,8 @@ log = logging.getLogger("jordan_dist")
 EPS = np.finfo(float).eps
 GUARDS = 2  # columns beyond k in the first Krylov block: they carry the eigenvalues next to the wanted ones
 MAX_COLUMNS = 60  # of a Krylov space for up to three eigenvalues; 20 for each of more
-KRYLOV = 1e-12  # residual at which it ends: what is left, if anything, costs a sweep
+KRYLOV = 1e-13  # residual at which it ends: what is left, if anything, costs a sweep
+WELL = 1e-6  # residual at which Ritz values serve to tell whether the wanted eigenvalues stand clear of the next
 COMPETING = 0.5  # of the k-th modulus: Ritz values above it may yet be among the k largest
 TRIAL = 16  # columns before a shift is judged
 MAX_SHIFTS = 3
@@ -105,7 +106,7 @@ def start(
     if not 2 <= k <= backend.n:
         raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is {k}")
     hasty = target is None
-    found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), k, tolerance=tolerance, begin=begin, hasty=hasty)
+    found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), sigma, k, tolerance=tolerance, begin=begin, hasty=hasty)
     values = sigma + 1 / found.ritz
     others = values[k:]
     if found.slow:
@@ -120,7 +121,8 @@ def start(
     check_cluster(values[: k + GUARDS][found.good[: k + GUARDS]], sigma, k)
     if pencil.symmetric:
         return found.X, found.X.conj(), others
-    return found.X, _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), k, tolerance=tolerance).X, others
+    left = _krylov(backend, lambda Q: factor.solve_adjoint(pencil.adjoint_B(Q)), np.conj(sigma), k, tolerance=tolerance)
+    return found.X, left.X, others
 
 
 def check_cluster(values: np.ndarray, sigma: complex, k: int) -> None:
@@ -143,7 +145,7 @@ def cluster_size(pencil: Pencil, factor: Factor, sigma: complex) -> int:
     largest = min(LARGEST_SIZE, backend.n)
     if largest < 2:
         raise ValueError(f"size must be from 2 to the order of the matrices, {backend.n}; it is None")
-    found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), largest)
+    found = _krylov(backend, lambda Q: factor.solve(pencil.times_B(Q)), sigma, largest)
     values = sigma + 1 / found.ritz[: largest + GUARDS][found.good[: largest + GUARDS]]
     clear = {k: quality(values, tuple(range(k))) for k in range(2, min(LARGEST_SIZE, values.size - 1) + 1)}
     if backend.n == 2:
@@ -167,7 +169,7 @@ def quality(values: np.ndarray, chosen: tuple[int, ...]) -> float:
 class _Rough:
     """What a Krylov space says about the dominant eigenvalues of an operator."""
 
-    X: np.ndarray  # (n_local, k), an orthonormal basis of the invariant subspace of the k dominant ones
+    X: np.ndarray  # (n_local, k), columns that span the invariant subspace of the k dominant ones
     ritz: np.ndarray  # all Ritz values but zero, descending in modulus
     good: np.ndarray  # which of these are good approximations
     slow: bool  # whether the shift is so poor that another one is cheaper than going on
@@ -176,18 +178,22 @@ class _Rough:
 def _krylov(
     backend: BlockVectors,
     operator: Callable[[np.ndarray], np.ndarray],
+    shift: complex,
     k: int,
     *,
     tolerance: float = KRYLOV,
     begin: np.ndarray | None = None,
     hasty: bool = False,
 ) -> _Rough:
-    """The invariant subspace of the k dominant eigenvalues of the operator, by block Arnoldi from a random block, or from `begin`; if
-    `hasty`, no farther than to where it shows that this will take long.
+    """The invariant subspace of the k dominant eigenvalues of the operator (A - shift B)^-1 B, by block Arnoldi from a random block, or
+    from `begin`, down to a relative residual of A X - B X M that is below `tolerance`; if `hasty`, no farther than to where it shows that
+    this will take long.
 
     The first two blocks are wider than k, which shows eigenvalues of higher multiplicity; then the space grows in the directions of the
     residuals alone, of those Ritz vectors whose values compete for the first k places. A Schur form picks the invariant subspace, never
-    eigenvectors: near a Jordan block these are parallel.
+    eigenvectors: near a Jordan block these are parallel. Of this subspace X it returns the image, which is at hand: where the operator
+    makes X T + R of X, the image X + R T^-1 has A (X + R T^-1) - B (X + R T^-1) (shift + T^-1) = -B R T^-2. Unlike the residual of X itself,
+    this has no factor of ||A|| in it, and it is smaller by the nearness of the shift: two passes through the factors less.
     """
     width = min(k + GUARDS, backend.n)
     first = backend.random_block(width)
@@ -223,15 +229,22 @@ def _krylov(
             count = int(np.sum(moduli > 1e3 * EPS * moduli[0]))
             raise NotConvergedError(f"{count} finite eigenvalue(s) found where size asks for {k}: B is singular; choose a smaller size")
         T, U = _dominant(square, moduli, k)
-        residual = float(np.linalg.norm(below @ U[:, :k]) / np.linalg.norm(T[:k, :k]))
-        log.info("block Krylov space of %d columns: residual %.1e", done, residual)
+        R = below @ U[:, :k]
+        residual = float(np.linalg.norm(R) / np.linalg.norm(T[:k, :k]))
+        inverse = np.linalg.pinv(T[:k, :k])
+        M = shift * np.eye(k) + inverse
+        image_residual = float(np.linalg.norm(R @ inverse @ inverse) / (2 * np.linalg.norm(M) or 1.0))
+        log.info("block Krylov space of %d columns: residual %.1e, of its image %.1e", done, residual, image_residual)
         history.append((done, residual))
-        slow = hasty and _is_slow(history, tolerance, limit)
-        if residual < tolerance or done >= limit or known == done or slow:
+        # for the residual of X, which tells as well how good the Ritz values are of those eigenvalues that are next to the wanted ones
+        enough = min(tolerance * max(1.0, residual / image_residual), WELL) if image_residual else WELL
+        slow = hasty and _is_slow(history, enough, limit)
+        if residual < enough or done >= limit or known == done or slow:
             theta, E = np.linalg.eig(square)
             order = np.argsort(-np.abs(theta))[: np.count_nonzero(theta)]
             good = np.linalg.norm(below @ E[:, order], axis=0) <= 1e-4 * np.abs(theta[order])
-            return _Rough(np.asfortranarray(space[:, :done] @ U[:, :k]), theta[order], good, slow)
+            X = space[:, :done] @ U[:, :k] + space[:, done:known] @ (R @ inverse)
+            return _Rough(np.asfortranarray(X), theta[order], good, slow)
 
         competing = min(width, int(np.sum(moduli >= COMPETING * moduli[k - 1])))
         directions = below @ (U if competing == k else _dominant(square, moduli, competing)[1])[:, :competing]
