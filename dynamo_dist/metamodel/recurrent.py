@@ -75,6 +75,7 @@ class RecurrentDynamics(nn.Module):
     @torch.no_grad()
     def start_words(self, vectors_WE: Tensor) -> None:
         """Start the token embedding from these vectors; features in which they are 0 for all words stay as they were drawn."""
+        assert self.embedding is not None, "words are embedded"
         known_E = vectors_WE.abs().sum(dim=0) > 0
         self.embedding[:, known_E] = vectors_WE[:, known_E].to(self.embedding)
 
@@ -82,7 +83,7 @@ class RecurrentDynamics(nn.Module):
         """The update at one theta written out as one GRU: the definition, and the oracle of `states`."""
         names = [name for name in ("w_tokens", "w_values") if getattr(self, name) is not None]
         parts = [getattr(self, name) for name in names] + [self.b_input[None], self.w_recurrent]
-        candidate = self.b_candidate
+        candidate: Tensor = self.b_candidate
         if self.conditioning == "concat":
             parts[-2] = parts[-2] + theta_D @ self.w_theta
         elif self.conditioning == "film":
@@ -107,11 +108,12 @@ class RecurrentDynamics(nn.Module):
         """Inputs (B, T) or (B, T, I), times weights of their features: (T, B, G)."""
         if inputs.is_floating_point():
             x_TBG = inputs.transpose(0, 1) @ w_FG
-        elif len(self.embedding) < inputs.numel():
-            # Fewer words than positions: project the table, then look the projections up.
-            table = self.embedding @ w_FG if b_G is None else torch.addmm(b_G, self.embedding, w_FG)
-            return functional.embedding(inputs.T, table)
         else:
+            assert self.embedding is not None, "words are embedded"
+            if len(self.embedding) < inputs.numel():
+                # Fewer words than positions: project the table, then look the projections up.
+                table = self.embedding @ w_FG if b_G is None else torch.addmm(b_G, self.embedding, w_FG)
+                return functional.embedding(inputs.T, table)
             x_TBG = functional.embedding(inputs.T, self.embedding) @ w_FG
         return x_TBG if b_G is None else x_TBG + b_G
 
@@ -127,7 +129,9 @@ class RecurrentDynamics(nn.Module):
         initial state. `products`: a lower precision for the recurrence, for example bfloat16; `mixing`: of the states of the sequences."""
         batch, time, networks = *inputs.shape[:2], theta_MD.shape[0]
         hidden = self.hidden
-        x_TBG = self._project(inputs, self.w_values if inputs.is_floating_point() else self.w_tokens, self.b_input)
+        w_inputs = self.w_values if inputs.is_floating_point() else self.w_tokens
+        assert w_inputs is not None, "the interface has inputs of this kind"
+        x_TBG = self._project(inputs, w_inputs, self.b_input)
         if self.conditioning == "concat":
             # The weights are the same for all: one row per (network, sequence), one matrix product a step over all of them.
             gates = (x_TBG[:, None] + (theta_MD @ self.w_theta)[None, :, None]).view(time, 1, networks * batch, 3 * hidden)
@@ -177,4 +181,5 @@ class RecurrentDynamics(nn.Module):
         h_TMBK = self.states(theta_MD, inputs, products=products, mixing=mixing)
         if every_step:
             return [h_TMBK], self.readout(h_TMBK.permute(1, 2, 0, 3))
+        assert lengths_B is not None, "who answers at the end is told where that is"
         return [h_TMBK], self.readout(last_state(h_TMBK, lengths_B[None]))

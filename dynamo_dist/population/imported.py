@@ -270,10 +270,9 @@ def _same_outputs(module: nn.Module, stack: StackedRecurrent, examples: Examples
 
     Equal to half of the digits: another network, or another step, is farther off on one of the examples.
     """
-    assert examples.lengths_N is not None, "a recurrent network reads sequences"
     time = examples.inputs.shape[1]
     steps = min(time, PROOF_STEPS)
-    lengths_B = (examples.lengths_N * steps + time - 1) // time  # shorter in proportion: as different as they were
+    lengths_B = (examples.steps_N * steps + time - 1) // time  # shorter in proportion: as different as they were
     valid_BT = torch.arange(steps) < lengths_B[:, None]
     inputs = examples.inputs[:, :steps]
     inputs = inputs * valid_BT.view(*valid_BT.shape, *[1] * (inputs.dim() - 2))  # some see by the zeros where a sequence ends

@@ -37,8 +37,7 @@ def train_alone(spec: NetworkSpec, data: Examples, output: Output, *, dtype: tor
 
 def _loss(outputs: torch.Tensor, target: torch.Tensor, part: Examples, output: Output) -> torch.Tensor:
     if output.every_step:  # only the valid steps
-        assert part.lengths_N is not None, "only sequences are answered at every step"
-        valid = torch.arange(outputs.shape[1]) < part.lengths_N[:, None]
+        valid = torch.arange(outputs.shape[1]) < part.steps_N[:, None]
         outputs, target = outputs[valid], target[valid]
     if output.kind == "classes":
         return cross_entropy(outputs, target, ignore_index=-1)

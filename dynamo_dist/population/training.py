@@ -70,28 +70,28 @@ class StackedAdam:
             shape = (-1, *[1] * (p.dim() - 1))
             if decay_M is not None:
                 p.mul_((1 - rate_M * decay_M).view(shape).to(p.dtype))
-            gradient = _gradient(p)
+            gradient = gradient_of(p)
             mean.lerp_(gradient, 1 - one)
             square.mul_(two).addcmul_(gradient, gradient, value=1 - two)
             update = mean / square.sqrt().mul_(second).add_(self.eps)
             p.sub_(update.mul_(corrected_M.view(shape).to(p.dtype)))
 
 
-def _gradient(parameter: Tensor) -> Tensor:
+def gradient_of(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None, "a backward pass has left one at every parameter"
     return parameter.grad
 
 
 def clip_per_network(parameters: Sequence[Tensor], clip_M: Tensor) -> Tensor:
     """Clip each network's gradient to its own norm; zero the gradient of those that are not finite. Returns which are finite, (M,)."""
-    square_M = reduce(operator.add, (_gradient(p).flatten(1).square().sum(dim=1) for p in parameters))
+    square_M = reduce(operator.add, (gradient_of(p).flatten(1).square().sum(dim=1) for p in parameters))
     finite_M = torch.isfinite(square_M)
     scale_M = (clip_M / (square_M.sqrt() + 1e-6)).clamp(max=1.0)
     # On a GPU asking would wait for it (and cannot be recorded in a graph); filling in is cheap there.
     replace = finite_M.is_cuda or not bool(finite_M.all())
     for p in parameters:
         shape = (-1, *[1] * (p.dim() - 1))
-        gradient = _gradient(p)
+        gradient = gradient_of(p)
         gradient.mul_(scale_M.view(shape).to(p.dtype))
         if replace:  # 0 * NaN is NaN: replace, do not scale
             gradient.masked_fill_(~finite_M.view(shape), 0.0)
