@@ -45,13 +45,8 @@ class EmulatedRecurrent(nn.Module):
     ) -> "EmulatedRecurrent":
         """The meta-model at theta. `ids`: tokens of its alphabet that are read, None: real values with so many `features`."""
         weights = dynamics.weights_at(theta_D)
-        table: Tensor | None = None
-        if ids is None:
-            assert weights.w_values is not None, "the interface has real values"
-            w_inputs = weights.w_values[:features]
-        else:
-            assert weights.w_tokens is not None and dynamics.embedding is not None, "the interface has tokens"
-            w_inputs, table = weights.w_tokens, dynamics.embedding[ids]
+        w_inputs = weights.w_inputs(tokens=False)[:features] if ids is None else weights.w_inputs(tokens=True)
+        table = None if ids is None else dynamics.words[ids]
         network = cls(
             vocabulary=None if table is None else len(table),
             features=len(w_inputs),

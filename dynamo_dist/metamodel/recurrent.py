@@ -32,6 +32,12 @@ class GRUWeights:
     # (K, G)
     w_recurrent: Tensor
 
+    def w_inputs(self, *, tokens: bool) -> Tensor:
+        """Of embedded tokens or of real values, where the meta-model reads those."""
+        own = self.w_tokens if tokens else self.w_values
+        assert own is not None, "the interface has inputs of this kind"
+        return own
+
 
 class RecurrentDynamics(nn.Module):
     """F~, G~ and the learned initial state. What does not depend on the network is formed once for all of them."""
@@ -72,12 +78,17 @@ class RecurrentDynamics(nn.Module):
             if config.conditioning == "film":
                 self.w_scale = normal(config.dimensions, 3 * hidden, scale=0.5)
 
+    @property
+    def words(self) -> nn.Parameter:
+        """The embedding of a meta-model that reads tokens, (W, E)."""
+        assert self.embedding is not None, "the interface has tokens"
+        return self.embedding
+
     @torch.no_grad()
     def start_words(self, vectors_WE: Tensor) -> None:
         """Start the token embedding from these vectors; features in which they are 0 for all words stay as they were drawn."""
-        assert self.embedding is not None, "words are embedded"
         known_E = vectors_WE.abs().sum(dim=0) > 0
-        self.embedding[:, known_E] = vectors_WE[:, known_E].to(self.embedding)
+        self.words[:, known_E] = vectors_WE[:, known_E].to(self.words)
 
     def weights_at(self, theta_D: Tensor) -> GRUWeights:
         """The update at one theta written out as one GRU: the definition, and the oracle of `states`."""
@@ -108,13 +119,12 @@ class RecurrentDynamics(nn.Module):
         """Inputs (B, T) or (B, T, I), times weights of their features: (T, B, G)."""
         if inputs.is_floating_point():
             x_TBG = inputs.transpose(0, 1) @ w_FG
+        elif len(self.words) < inputs.numel():
+            # Fewer words than positions: project the table, then look the projections up.
+            table = self.words @ w_FG if b_G is None else torch.addmm(b_G, self.words, w_FG)
+            return functional.embedding(inputs.T, table)
         else:
-            assert self.embedding is not None, "words are embedded"
-            if len(self.embedding) < inputs.numel():
-                # Fewer words than positions: project the table, then look the projections up.
-                table = self.embedding @ w_FG if b_G is None else torch.addmm(b_G, self.embedding, w_FG)
-                return functional.embedding(inputs.T, table)
-            x_TBG = functional.embedding(inputs.T, self.embedding) @ w_FG
+            x_TBG = functional.embedding(inputs.T, self.words) @ w_FG
         return x_TBG if b_G is None else x_TBG + b_G
 
     def states(
