@@ -301,12 +301,12 @@ def _train_population(arguments: argparse.Namespace) -> None:
 def _settings(given: Sequence[str]) -> MetaModelConfig:
     """A configuration from `--set NAME=VALUE`."""
     known = {f.name: f for f in dataclasses.fields(MetaModelConfig)}
-    values = {}
+    values: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if name not in known or not equals:
             raise InputError(f"--set {text}: expected NAME=VALUE with one of the names {', '.join(known)}")
-        kind = type(known[name].default)
+        kind: type[Any] = type(known[name].default)
         try:
             values[name] = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
         except (ValueError, KeyError):
@@ -344,15 +344,20 @@ def _embed(arguments: argparse.Namespace) -> None:
             EventFiles(list(out) if arguments.tensorboard and runtime.leader else []) as events,
             TrackedRuns(arguments.mlflow if runtime.leader else None, out, population) as runs,
         ):
-            how |= {"sound": sound, "look": lambda: (events.update(), runs.update())}
+
+            def look() -> None:
+                events.update()
+                runs.update()
+
+            how |= {"sound": sound, "look": look}
             if models:
                 result = run_sweep(population, arguments.out, models, runtime, **how)
             else:
                 (meta,) = train_meta_models(population, out, runtime, **how)
                 result = embed_result(meta)
-            if runtime.leader:  # what came out, beside the curves
+            if runtime.leader and result is not None:  # what came out, beside the curves
                 runs.finish({arguments.out / row["name"]: row for row in result["models"]} if models else {arguments.out: result["losses"]})
-        if runtime.leader:
+        if runtime.leader and result is not None:
             for file in (file for path in out for file in path.glob(FILES)):
                 storage.publish(file)
             write_json(arguments.out / RESULT, result)
@@ -501,7 +506,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _claims(arguments)
             else:
                 for name, make in recipes.RECIPES.items():
-                    print(f"{name:14s} {make.__doc__.splitlines()[0]}")
+                    print(f"{name:14s} {make.__doc__.splitlines()[0] if make.__doc__ else ''}")
     except InputError as error:
         _tell(f"dynamo-dist: {error}")
         return 2

@@ -150,7 +150,7 @@ def write_json(path: Path, value: object) -> None:
     storage.publish(path)
 
 
-def append_line(path: Path, record: dict) -> None:
+def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON line and sync. Writers take turns by a lock; the half line of a writer that died is removed first."""
     line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
     with open(path, "a+b") as file:
@@ -176,7 +176,7 @@ def _end_of_last_line(file: BinaryIO) -> int:
     return 0
 
 
-def read_lines(path: Path) -> list[dict]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a journal. A torn last line is what a killed writer leaves and is ignored; a bad line before it is an error."""
     if not path.exists():
         return []

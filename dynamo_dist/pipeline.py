@@ -47,6 +47,7 @@ def train_population(
     if isinstance(what, Population) != (out is None):
         raise InputError("train_population: give a recipe and the folder `out`, or a population, which has its folder already")
     if isinstance(what, Recipe):
+        assert out is not None, "a recipe comes with a folder"
         data = what.make_data()
         specs = what.specs(data)
         check_specs(Specs.of(specs), data)  # refuse before anything starts
@@ -75,7 +76,7 @@ def train_meta_model(
     `bfloat16`; `fully_shard`: split what is shared over the workers too, for a meta-model that does not fit on each.
     """
     configs = {storage.local(out): config or MetaModelConfig()}
-    how = {"activations": activations, "precision": precision, "fully_shard": fully_shard}
+    how: dict[str, Any] = {"activations": activations, "precision": precision, "fully_shard": fully_shard}
     sound = folder.sound_networks(population, skip_failed=skip_failed)
     check_meta_models(population, configs, sound, workers=workers, **how)
     with open_runtime(workers, address) as runtime:
@@ -334,7 +335,7 @@ def _averages(meta: MetaModel, runtime: Runtime) -> dict[str, Any]:
     return averaging.summarize(vectors, scores)
 
 
-def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scores: list[Emulation], averages: dict) -> dict[str, Any]:
+def _result(recipe: Recipe, population: Population, metas: list[MetaModel], scores: list[Emulation], averages: dict[str, Any]) -> dict[str, Any]:
     table = population.table()
     groups, accuracy = np.array(table["group"].to_pylist()), task_scores(table)
     sound = np.array(table["failed_at"].to_pylist()) < 0

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from dynamo_dist import storage
 from dynamo_dist.commit import understood, write_json
@@ -10,7 +11,7 @@ from dynamo_dist.errors import InputError
 MARK = "run.json"
 
 
-def check(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
+def check(out: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Raise `InputError`, and change nothing, unless `out` can become or is the folder of the run `identity`.
 
     A new or empty folder can. A folder of a run is continued with `resume` if it is the same run, and replaced with `overwrite`.
@@ -37,7 +38,7 @@ def check(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
         raise InputError(f"--out {where} is not empty and holds no run: choose another folder")
 
 
-def claim(out: Path, identity: dict, *, resume: bool, overwrite: bool) -> None:
+def claim(out: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Make `out` the folder of the run `identity`, emptied if it is replaced; refuses what `check` refuses."""
     check(out, identity, resume=resume, overwrite=overwrite)
     mark = out / MARK

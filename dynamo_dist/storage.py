@@ -63,7 +63,8 @@ class _Store:
         except OSError as error:
             raise InputError(f"{self.mirror}, the mirror, cannot be made ({error.strerror}): let XDG_CACHE_HOME name a local folder") from None
         with self.reaching(self.mirror):
-            return fs.FileSystem.from_uri(uri)
+            found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
+            return found
 
     @property
     def filesystem(self) -> fs.FileSystem:

@@ -18,12 +18,15 @@ weights. After a mean of weights the statistics of batch normalisation are taken
 Legend: M networks, N answers, D embedding dimensions, C outputs.
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from dynamo_dist.analysis.averaging import Vector, average_vectors
 from dynamo_dist.analysis.matching import matched, weight_average
@@ -65,7 +68,9 @@ class Average:
             "mean_theta": self.mean_theta, "control": self.control, "weight_average": self.weight_average,
             "matched_average": self.matched_average, "ensemble": self.ensemble,
         }  # fmt: skip
-        several = {"base": self.base, "meta": self.meta, "random_theta": self.random_theta, "other_theta": self.other_theta.values()}
+        several: dict[str, Iterable[float]] = {
+            "base": self.base, "meta": self.meta, "random_theta": self.random_theta, "other_theta": self.other_theta.values(),
+        }  # fmt: skip
         return {name: list(map(float, scores)) for name, scores in several.items()} | {
             name: [] if score is None else [score] for name, score in single.items()
         }
@@ -141,7 +146,8 @@ def _of_task(meta: MetaModel, task: Task, vectors: Sequence[Vector], control: Me
     scores = np.split(vector_scores(meta, task, np.concatenate(parts), test), np.cumsum([len(part) for part in parts])[:-1])
     meta_score, theta_score = (dict(zip(names, found, strict=True)) for names, found in ((task.ids, scores[0]), (means, scores[3])))
     alone = None if control is None else float(vector_scores(control, task, np.zeros((1, control.config.dimensions)), test)[0])
-    base_score, logits = {}, {}
+    base_score: dict[str, float] = {}
+    logits: dict[str, Tensor] = {}
     for group, ids in members.items():
         answers_mNC = base_answers(meta.population, ids, test, output)
         base_score |= zip(ids, task.score(answers_mNC, test), strict=True)
@@ -167,7 +173,7 @@ def _of_task(meta: MetaModel, task: Task, vectors: Sequence[Vector], control: Me
                 weight_average=weights[0],
                 matched_average=weights[1],
                 without_weights=without,
-                ensemble=float(task.score(sum(logits[group] for group in groups)[None] / len(groups), test)[0]),
+                ensemble=float(task.score(reduce(operator.add, (logits[group] for group in groups))[None] / len(groups), test)[0]),
             )
         )
     return rows

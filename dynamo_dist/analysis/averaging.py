@@ -38,7 +38,8 @@ def scores_at(meta_path: str, data: str, target: str, theta_PD: np.ndarray) -> l
     """Test score of the meta-model at every vector, on one task; the same inputs for all."""
     meta = MetaModel.open(meta_path)
     task = task_of(meta, data, target)
-    return vector_scores(meta, task, theta_PD, sample(task.dataset.test, TESTED, np.random.default_rng(0))).tolist()
+    scores: list[float] = vector_scores(meta, task, theta_PD, sample(task.dataset.test, TESTED, np.random.default_rng(0))).tolist()
+    return scores
 
 
 def average_vectors(meta: MetaModel, *, seed: int = 0) -> list[Vector]:

@@ -3,8 +3,10 @@
 Legend: M networks, m of one stack, B inputs, R places in them, T time, K meta hidden units, D embedding dimensions, H units, C outputs.
 """
 
+import operator
 import tempfile
 from collections.abc import Collection, Sequence
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from dynamo_dist.analysis.responses import Sample, respond
 from dynamo_dist.data import Output
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel
+from dynamo_dist.metamodel.recurrent import RecurrentDynamics
 from dynamo_dist.networks import recurrence
 from dynamo_dist.population import Population
 
@@ -42,7 +45,8 @@ def of_embedding(meta: MetaModel, measure: str, *, seed: int = 0) -> np.ndarray:
 def _theta(theta_MD: np.ndarray) -> np.ndarray:
     from scipy.spatial.distance import pdist, squareform
 
-    return squareform(pdist(theta_MD))
+    distance_MM: np.ndarray = squareform(pdist(theta_MD))
+    return distance_MM
 
 
 # ---- the meta-model's own dynamics -----------------------------------------------------------------------------------------
@@ -74,6 +78,7 @@ def pulled_back(meta: MetaModel, *, seed: int = 0) -> np.ndarray:
 
 def _on_sequences(meta: MetaModel, theta_MD: Tensor, data: str, sample: Sample) -> np.ndarray:
     examples, dynamics = sample.examples, meta.dynamics
+    assert isinstance(dynamics, RecurrentDynamics), "`pulled_back` asks"
     inputs = meta.interface.inputs(data, examples.inputs, meta.dtype)
     # The state before the step at every place, of every network, (M, R, K): before the first step the meta-model's own.
     before_MRK = torch.cat(
@@ -86,9 +91,9 @@ def _on_sequences(meta: MetaModel, theta_MD: Tensor, data: str, sample: Sample) 
     own = [dynamics.weights_at(theta_D) for theta_D in theta_MD]
     x = inputs[sample.input_R, sample.step_R]
     tokens = not x.is_floating_point()
-    w_MFG = torch.stack([weights.w_tokens if tokens else weights.w_values for weights in own])
+    w_MFG = torch.stack([weights.w_inputs(tokens=tokens) for weights in own])
     b_M1G, bias_M1K = (torch.stack([getattr(weights, name) for weights in own])[:, None] for name in ("b_input", "b_candidate"))
-    gates_MRG = (dynamics.embedding[x] if tokens else x) @ w_MFG + b_M1G
+    gates_MRG = (dynamics.words[x] if tokens else x) @ w_MFG + b_M1G
     w_MKG = torch.stack([weights.w_recurrent for weights in own])
     visited = np.zeros((len(own), len(own)))
     for m, h_RK in enumerate(before_MRK):
@@ -176,7 +181,7 @@ def _on_data(
             answering += own.ids
             given.append(own.answers.argmax(axis=-1).astype(np.int32) if own.output.kind == "classes" else own.answers)
             if own.paths is not None and "dsa" in measures:
-                lengths = sample.examples.lengths_N.numpy()[: own.paths.shape[1]]
+                lengths = sample.examples.steps_N.numpy()[: own.paths.shape[1]]
                 operators |= {id: dsa.operator(h_BTH, lengths) for id, h_BTH in zip(own.ids, own.paths, strict=True)}
         if stages:
             found = {name: _placed(distance, ran, ids) for name, distance in _over_stages(stages).items() if name in measures}
@@ -184,8 +189,8 @@ def _on_data(
         found["outputs"] = np.full((len(ids), len(ids)), np.nan)
         for output, (answering, given) in answers.items():
             own_MN = np.concatenate(given)
-            own = _placed(disagreement(own_MN) if output.kind == "classes" else discordance(own_MN), answering, ids)
-            found["outputs"] = np.where(np.isnan(own), found["outputs"], own)
+            apart = _placed(disagreement(own_MN) if output.kind == "classes" else discordance(own_MN), answering, ids)
+            found["outputs"] = np.where(np.isnan(apart), found["outputs"], apart)
     return found, operators
 
 
@@ -217,13 +222,14 @@ def discordance(answers_MNC: np.ndarray) -> np.ndarray:
     means_MM = ((mean_MC[:, None] - mean_MC) ** 2).sum(axis=-1)
     square_MM = np.stack([((own - one) ** 2).mean(axis=1).sum(axis=-1) for one in own])
     with np.errstate(invalid="ignore"):
-        return square_MM / (variance_M[:, None] + variance_M + means_MM)
+        apart_MM: np.ndarray = square_MM / (variance_M[:, None] + variance_M + means_MM)
+        return apart_MM
 
 
 def _weights(parameters: dict[str, Tensor]) -> np.ndarray:
     """Euclidean distance of all parameters of networks of one architecture, (m, m)."""
-    square = sum(
+    squares = (
         torch.cdist(own, own, compute_mode="donot_use_mm_for_euclid_dist").square()
         for own in (tensor.flatten(1).double() for tensor in parameters.values() if tensor.is_floating_point())
     )
-    return square.sqrt().numpy()
+    return reduce(operator.add, squares).sqrt().numpy()

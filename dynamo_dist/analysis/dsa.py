@@ -48,7 +48,8 @@ def operator(h_BTH: np.ndarray, lengths_B: np.ndarray, *, delays: int = DELAYS, 
     count = int((singular[:rank] > singular[0] * max(left.shape) * np.finfo(np.float64).eps).sum())
     coordinates_Wr, follows_W = left[:, :count], np.concatenate(follows)
     before_Wr, after_Wr = coordinates_Wr[:-1][follows_W[1:]], coordinates_Wr[follows_W]
-    return np.linalg.lstsq(before_Wr, after_Wr)[0].T
+    a_rr: np.ndarray = np.linalg.lstsq(before_Wr, after_Wr)[0].T
+    return a_rr
 
 
 def distances(operators: Sequence[np.ndarray], *, seed: int = 0) -> np.ndarray:
@@ -130,4 +131,5 @@ def _symmetric_start(a: Tensor, b: Tensor) -> Tensor:
     own, other = (torch.linalg.eigh((x + x.mT) / 2)[1] for x in (a, b))
     agree = (own.mT @ a @ own) * (other.mT @ b @ other)
     sign = torch.linalg.eigh((agree + agree.mT) / 2)[1][:, :, -1].sign()
-    return own @ (torch.where(sign == 0, 1.0, sign)[..., None] * other.mT)
+    start_Prr: Tensor = own @ (torch.where(sign == 0, 1.0, sign)[..., None] * other.mT)
+    return start_Prr

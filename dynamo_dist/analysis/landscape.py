@@ -63,7 +63,8 @@ class Landscape:
 
     def theta(self, row: int, column: int) -> np.ndarray:
         """The vector at a point of the grid, (D,)."""
-        return self.mean + self.u[row] * self.directions[0] + self.v[column] * self.directions[1]
+        theta: np.ndarray = self.mean + self.u[row] * self.directions[0] + self.v[column] * self.directions[1]
+        return theta
 
     def summary(self) -> dict[str, Any]:
         """The best point against theta-bar, the networks, and the meta-model at their vectors; `base` and `meta` of the task's networks."""
@@ -179,7 +180,8 @@ def _plane(meta: MetaModel, centred: np.ndarray, directions: np.ndarray | None) 
     if directions is None:
         axes = np.linalg.svd(centred, full_matrices=False)[2]
         # Signs of principal axes mean nothing: the largest entry is positive, on every machine.
-        return axes[:2] * np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)])[:, None]
+        plane: np.ndarray = axes[:2] * np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)])[:, None]
+        return plane
     directions = np.asarray(directions, dtype=np.float64)
     if directions.shape != (2, dimensions):
         raise InputError(f"directions have shape {directions.shape}: expected (2, {dimensions})")

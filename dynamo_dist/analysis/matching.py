@@ -134,8 +134,8 @@ def weight_average(networks: Stacked, share_M: np.ndarray | None = None, *, inpu
     networks are not those of the average.
     """
     unit_axes(networks.architecture)  # refuses what it does not know
-    share_M = torch.from_numpy(np.full(networks.count, 1 / networks.count) if share_M is None else share_M)
-    tensors = {name: torch.einsum("m,m...->...", share_M, t.double())[None].to(t.dtype) for name, t in networks.tensors.items()}
+    weight_M = torch.from_numpy(np.full(networks.count, 1 / networks.count) if share_M is None else share_M)
+    tensors = {name: torch.einsum("m,m...->...", weight_M, t.double())[None].to(t.dtype) for name, t in networks.tensors.items()}
     average = type(networks)(networks.architecture, tensors)
     if inputs is not None and isinstance(average, StackedConvolutional):
         part = inputs.select(torch.arange(min(len(inputs), STATISTICS_INPUTS)))

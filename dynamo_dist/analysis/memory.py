@@ -9,8 +9,9 @@ Legend: N sequences, T time, L lags, F features, C outputs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from dynamo_dist.data import Dataset, Examples, Output
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import MetaModel
 from dynamo_dist.metamodel.shard import members
+from dynamo_dist.networks import Stacked
 
 LAGS, FEWEST_LAGS = 16, 3
 # Sequences per coefficient at least, so that noise stays out of the kernel.
@@ -115,14 +117,13 @@ def memories(meta: MetaModel, ids: Sequence[str] | None = None, *, lags: int = L
             inputs[member.data] = part, lagged(data, part, lags)
         part, x_NLF = inputs[member.data]
         networks = member.stack.networks.detach()
-        base_MNC = _outputs(lambda own, networks=networks: networks(_typed(own.inputs, networks.dtype)[None], own.lengths_N[None])[1], part)
+        base_MNC = _outputs(partial(_of_base, networks), part)
         for row, id in enumerate(member.stack.ids):
             theta_1D = meta.embedding[None, place[id]]
-            meta_NC = _outputs(
-                lambda own, data=member.data, theta=theta_1D: meta.emulate(theta, own.inputs, own.lengths_N, data=data)[1], part
-            )[0]
+            meta_NC = _outputs(partial(_of_meta, meta, theta_1D, member.data), part)[0]
             size = member.output.size
-            found[id] = tuple(memory(x_NLF, answers(outputs, member.output)) for outputs in (base_MNC[row], meta_NC[:, :size]))
+            of_base, of_meta = (memory(x_NLF, answers(outputs, member.output)) for outputs in (base_MNC[row], meta_NC[:, :size]))
+            found[id] = of_base, of_meta
     return Memories(
         ids=ids,
         computations=tuple(meta.population.spec(id).computation for id in ids),
@@ -131,19 +132,24 @@ def memories(meta: MetaModel, ids: Sequence[str] | None = None, *, lags: int = L
     )
 
 
-def _typed(inputs: Tensor, dtype: torch.dtype) -> Tensor:
-    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+def _of_base(networks: Stacked, part: Examples) -> Tensor:
+    inputs = part.inputs.to(networks.dtype) if part.inputs.is_floating_point() else part.inputs
+    return networks(inputs[None], part.steps_N[None])[1]
+
+
+def _of_meta(meta: MetaModel, theta_1D: np.ndarray, data: str, part: Examples) -> Tensor:
+    return meta.emulate(theta_1D, part.inputs, part.lengths_N, data=data)[1]
 
 
 @torch.no_grad()
-def _outputs(run: Any, part: Examples) -> np.ndarray:
+def _outputs(run: Callable[[Examples], Tensor], part: Examples) -> np.ndarray:
     """Outputs at the last valid step, float64 (M, N, C)."""
     found = []
     for index_B in torch.arange(len(part)).split(_AT_ONCE):
         own = part.select(index_B)
         outputs = run(own)
         if outputs.dim() == 4:
-            outputs = outputs[:, torch.arange(len(index_B)), own.lengths_N - 1]
+            outputs = outputs[:, torch.arange(len(index_B)), own.steps_N - 1]
         found.append(outputs.double())
     return torch.cat(found, dim=1).numpy()
 
@@ -155,15 +161,15 @@ def answers(outputs_NC: np.ndarray, output: Output) -> np.ndarray:
 
 def lagged(data: Dataset, part: Examples, lags: int) -> np.ndarray:
     """What was read k steps before the last valid one, float64 (N, L, F)."""
-    features = data.vocabulary if data.kind == "tokens" else data.input_shape[0]
-    lags = min(lags, int(part.lengths_N.min()), len(part) // (SEQUENCES_PER_COEFFICIENT * features))
+    features = data.input_shape[0] if data.vocabulary is None else data.vocabulary
+    lags = min(lags, int(part.steps_N.min()), len(part) // (SEQUENCES_PER_COEFFICIENT * features))
     if lags < FEWEST_LAGS:
         raise InputError(
             f"kernels of {FEWEST_LAGS} steps of {features} {'words' if data.kind == 'tokens' else 'features'} need "
             f"{SEQUENCES_PER_COEFFICIENT * FEWEST_LAGS * features} test sequences of {FEWEST_LAGS} steps or more; there are {len(part)}, the "
-            f"shortest of {int(part.lengths_N.min())}"
+            f"shortest of {int(part.steps_N.min())}"
         )
-    at_NL = part.lengths_N[:, None] - 1 - torch.arange(lags)
+    at_NL = part.steps_N[:, None] - 1 - torch.arange(lags)
     read = part.inputs[torch.arange(len(part))[:, None], at_NL]
     if data.kind == "tokens":
         read = torch.nn.functional.one_hot(read, features)
@@ -194,7 +200,8 @@ def forgetting_rate(kernel_L: np.ndarray) -> float:
 
     def unexplained(rate: float) -> float:
         shape_L = np.exp(-rate * k_L)
-        return -((shape_L @ kernel_L) ** 2) / (shape_L @ shape_L)  # c is the projection's
+        value: float = -((shape_L @ kernel_L) ** 2) / (shape_L @ shape_L)  # c is the projection's
+        return value
 
     rates = np.linspace(-1, 3, 81)  # of the grid's best the neighbours bracket the minimum
     best = rates[np.argmin([unexplained(rate) for rate in rates])]

@@ -90,14 +90,16 @@ class Objective:
         """Derivatives of the logits by theta (P, D, N, C), from the logits at theta: D runs of the meta-model."""
         starts, dimensions = theta_PD.shape
         moved = theta_PD[:, None] + self.difference * torch.eye(dimensions, dtype=theta_PD.dtype)
-        return (self.logits(moved.flatten(0, 1)).unflatten(0, (starts, dimensions)) - logits_PNC[:, None]) / self.difference
+        logits_PDNC: Tensor = self.logits(moved.flatten(0, 1)).unflatten(0, (starts, dimensions))
+        return (logits_PDNC - logits_PNC[:, None]) / self.difference
 
     def curvature(self, jacobian_PDNC: Tensor, logits_PNC: Tensor, weight_PN: Tensor, pull_P: Tensor) -> Tensor:
         """The Gauss-Newton matrix (P, D, D)."""
         p_PNC = logits_PNC.softmax(dim=-1)
         centred = jacobian_PDNC - torch.einsum("pnc,pdnc->pdn", p_PNC, jacobian_PDNC)[..., None]
         weighted = centred * (weight_PN[..., None] * p_PNC)[:, None]
-        return torch.einsum("pdnc,penc->pde", weighted, centred) + pull_P[:, None, None] * self.precision_DD
+        matrix_PDD: Tensor = torch.einsum("pdnc,penc->pde", weighted, centred) + pull_P[:, None, None] * self.precision_DD
+        return matrix_PDD
 
 
 @dataclass(frozen=True, kw_only=True)

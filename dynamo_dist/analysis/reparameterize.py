@@ -6,7 +6,7 @@ Legend: M networks, I features, H hidden units, G = gates * H, F channels.
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,25 +110,25 @@ def reparameterized(population: Population, out: str | Path, *, copies: int = 1,
     generator = torch.Generator().manual_seed(seed)
     made: dict[str, tuple[NetworkSpec, Adopted]] = {}
 
-    def add(ids: Collection[str], networks: Stacked, name: Callable[[str], str]) -> None:
+    def add(ids: Collection[str], networks: Stacked, suffix: str) -> None:
         for row, original in enumerate(ids):
             old, tensors = population.spec(original), {key: tensor[row] for key, tensor in networks.tensors.items()}
             spec = NetworkSpec(
-                id=name(original), group=original, computation=old.computation, architecture=networks.architecture,
+                id=original + suffix, group=original, computation=old.computation, architecture=networks.architecture,
                 data=old.data, target=old.target, seed=0, samples=0, epochs=0,
             )  # fmt: skip
             made[spec.id] = spec, Adopted(architecture=networks.architecture, tensors=tensors)
 
     for stack in population.stacks(population.sound_ids()):
         networks = stack.networks
-        add(stack.ids, networks, lambda id: id)
+        add(stack.ids, networks, "")
         for copy in range(copies):
-            add(stack.ids, permuted(networks, generator), lambda id, copy=copy: f"{id}, permuted {copy + 1}")
-        if isinstance(networks.architecture, Recurrent):
+            add(stack.ids, permuted(networks, generator), f", permuted {copy + 1}")
+        if isinstance(networks, StackedRecurrent):
             hidden = math.ceil(WIDER * networks.architecture.hidden)
             for copy in range(wider):
                 wide = permuted(widened(networks, hidden, generator), generator)
-                add(stack.ids, wide, lambda id, copy=copy: f"{id}, widened {copy + 1}")
+                add(stack.ids, wide, f", widened {copy + 1}")
     specs = Specs.of(spec for spec, _ in made.values())
     return write_population(out, specs, population.datasets, {id: adopted for id, (_, adopted) in made.items()})
 

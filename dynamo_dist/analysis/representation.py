@@ -113,13 +113,15 @@ class _Others:
         other = np.abs(other_mcB @ (self.block.singular[..., None] * self.block.right)).sum(axis=-1)
         correlation_mc = np.minimum(correlation_mc, 1)
         both = [(correlation_mc * w * counted_mc).sum(axis=-1) / (w * counted_mc).sum(axis=-1) for w in (own, other)]
-        return sum(both) / 2
+        mean_m: np.ndarray = (both[0] + both[1]) / 2
+        return mean_m
 
 
 def _kept(singular: np.ndarray) -> np.ndarray:
     """Where the first directions are that hold 99 % of the variance, bool, of singular values (..., k)."""
     before = np.cumsum(singular**2, axis=-1) - singular**2
-    return (before < VARIANCE * (singular**2).sum(axis=-1, keepdims=True)) & (singular > 0)
+    kept: np.ndarray = (before < VARIANCE * (singular**2).sum(axis=-1, keepdims=True)) & (singular > 0)
+    return kept
 
 
 def _hsic(squares: np.ndarray, first_R: np.ndarray, second_R: np.ndarray) -> float:
@@ -132,4 +134,5 @@ def _hsic(squares: np.ndarray, first_R: np.ndarray, second_R: np.ndarray) -> flo
     rows = len(first_R)
     if rows < 4:
         return np.nan
-    return squares.sum() - rows / (rows - 2) * first_R @ second_R + first_R.sum() * second_R.sum() / ((rows - 1) * (rows - 2))
+    hsic: float = squares.sum() - rows / (rows - 2) * first_R @ second_R + first_R.sum() * second_R.sum() / ((rows - 1) * (rows - 2))
+    return hsic

@@ -76,13 +76,14 @@ def respond(population: Population, ids: Sequence[str], data: str, sample: Sampl
 
 def first_sequences(examples: Examples) -> Examples:
     """The first sequences that have about `ROWS` valid steps together."""
-    return examples.select(torch.arange(max(1, int((examples.lengths_N.cumsum(0) <= ROWS).sum()))))
+    return examples.select(torch.arange(max(1, int((examples.steps_N.cumsum(0) <= ROWS).sum()))))
 
 
 def _run(networks: Stacked, sample: Sample, *, every_step: bool) -> tuple[list[Tensor], Tensor]:
     """Stages at the rows and answers, in the order of the sample."""
     examples = sample.examples
-    stages, answers = [], None
+    stages: list[Tensor] = []
+    answers: Tensor | None = None
     numbers = networks.count * networks.architecture.intermediate(tuple(examples.inputs.shape[1:]))
     for index_B in examples.batches(numbers):
         own, out = _call(networks, examples.select(index_B))
@@ -101,9 +102,11 @@ def _run(networks: Stacked, sample: Sample, *, every_step: bool) -> tuple[list[T
         for stage, part in zip(stages, own, strict=True):
             stage[:, rows] = part
         if every_step:
+            assert sample.step_R is not None, "only sequences are answered at every step"
             answers[:, rows] = out[:, input_B, sample.step_R[rows]]
         else:
             answers[:, index_B] = out
+    assert answers is not None, "there is an input at least"
     return stages, answers
 
 

@@ -79,7 +79,7 @@ class SemiSupervised:
         fractions = {}
         for fraction in dict.fromkeys(draw.fraction for draw in self.draws):
             own = [draw for draw in self.draws if draw.fraction == fraction]
-            scores = {method: [draw.scores[method] for draw in own if draw.scores[method] is not None] for method in METHODS}
+            scores = {method: [score for draw in own if (score := draw.scores[method]) is not None] for method in METHODS}
             fractions[f"{fraction:g}"] = {"labels": own[0].labels} | {
                 method: {"mean": float(np.mean(found)), "sd": float(np.std(found))} if found else None for method, found in scores.items()
             }

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +52,8 @@ def settings(config: MetaModelConfig, population: Population) -> dict[str, MetaM
         for factor in factors:
             # Half of an odd number is rounded down; three times 0.3 is 0.9, not 0.8999999999999999.
             value = float(f"{given * factor:.6g}") if field == "output_weight" else int(given * factor)
-            models[f"{field}-{value:g}"] = dataclasses.replace(config, **{field: value})
+            changed: dict[str, Any] = {field: value}
+            models[f"{field}-{value:g}"] = dataclasses.replace(config, **changed)
     models[CONTROL] = dataclasses.replace(config, use_theta=False)
     return models
 
@@ -122,7 +124,7 @@ def _median(values: np.ndarray) -> float | None:
     return float(np.median(known)) if known.size else None
 
 
-def _seconds_per_step(record: Sequence[dict]) -> float:
+def _seconds_per_step(record: Sequence[dict[str, Any]]) -> float:
     """Median over the record's intervals. Where training was continued its clock started anew: that interval is left out."""
     marks = [(0, 0.0), *((line["step"], line["seconds"]) for line in record)]
     spans = [(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(marks)]
@@ -207,9 +209,8 @@ def _theta_pays(given: Row, control: Row) -> tuple[bool, str]:
     return False, f"theta does not pay: {compared}, and at least {least} is asked for; the private state maps do without it"
 
 
-SCHEMA = pa.schema(
-    [pa.field(f.name, {str: pa.string(), int: pa.int64(), bool: pa.bool_()}.get(f.type, pa.float64())) for f in dataclasses.fields(Row)]
-)
+_TYPES: dict[object, pa.DataType] = {str: pa.string(), int: pa.int64(), bool: pa.bool_()}
+SCHEMA = pa.schema([pa.field(f.name, _TYPES.get(f.type, pa.float64())) for f in dataclasses.fields(Row)])
 
 
 def table(rows: Sequence[Row]) -> pa.Table:

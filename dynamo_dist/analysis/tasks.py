@@ -81,7 +81,7 @@ def stack_answers(networks: Stacked, part: Examples, output: Output) -> Tensor:
 
 def base_answers(population: Population, ids: Sequence[str], part: Examples, output: Output) -> Tensor:
     """Answers of trained networks of any architectures to all examples, (M, N, C) in the order of `ids` and of the examples."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for stack in population.stacks(ids):
         found |= zip(stack.ids, stack_answers(stack.networks, part, output), strict=True)
     return torch.stack([found[id] for id in ids])

@@ -95,7 +95,7 @@ def trajectories(metas: Sequence[MetaModel], *, orders: int = ORDERS, seed: int 
     Raises `InputError` where there is no such path, and for meta-models of unlike populations or networks.
     """
     check_alike(metas)
-    paths = []
+    paths: list[Path] = []
     for number, meta in enumerate(metas):
         row = {id: place for place, id in enumerate(meta.network_ids)}
         for specs in _paths([meta.population.spec(id) for id in meta.network_ids]):
@@ -123,7 +123,7 @@ def trajectories(metas: Sequence[MetaModel], *, orders: int = ORDERS, seed: int 
 def _paths(specs: Sequence[NetworkSpec]) -> list[list[NetworkSpec]]:
     """Networks that are one on its way, in the order of their epochs."""
     differs = {"id", "group", "computation", "epochs"}
-    found: dict[tuple, list[NetworkSpec]] = {}
+    found: dict[tuple[object, ...], list[NetworkSpec]] = {}
     for spec in specs:
         if spec.schedule == "constant" and not spec.imported and not spec.patience:
             found.setdefault(tuple(getattr(spec, f.name) for f in fields(NetworkSpec) if f.name not in differs), []).append(spec)

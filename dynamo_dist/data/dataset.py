@@ -40,6 +40,12 @@ class Examples:
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
+    @property
+    def steps_N(self) -> Tensor:
+        """`lengths_N` of sequences, for those who are never given images."""
+        assert self.lengths_N is not None, "images have no steps"
+        return self.lengths_N
+
     def select(self, index: Tensor) -> "Examples":
         """The examples with these indices, of any shape `(...)`: inputs become `(..., T)` and so on, sequences cut to the longest.
 

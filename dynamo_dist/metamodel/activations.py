@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +36,7 @@ from torch import Tensor
 from dynamo_dist.commit import Corrupted, sha256, write_json
 from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
-from dynamo_dist.networks import Stacked, StackedRecurrent
+from dynamo_dist.networks import Recurrent, Stacked, StackedRecurrent
 from dynamo_dist.networks.imported import one_line
 from dynamo_dist.networks.recurrence import Mixing
 
@@ -76,25 +76,22 @@ class Recomputed:
 
     def __init__(self, stacks: Sequence[Stacked]) -> None:
         self.stacks = stacks
-        alike: dict[Any, list[int]] = {}
+        alike: dict[tuple[Recurrent, torch.dtype], list[tuple[int, StackedRecurrent]]] = {}
         for position, stack in enumerate(stacks):
-            alike.setdefault((stack.body, stack.dtype) if isinstance(stack, StackedRecurrent) else position, []).append(position)
-        # Of every such group the positions, and their recurrences, None for a stack that stands alone.
-        self.groups = [(own, StackedRecurrent.joined([stacks[p] for p in own]) if len(own) > 1 else None) for own in alike.values()]
+            if isinstance(stack, StackedRecurrent):
+                alike.setdefault((stack.body, stack.dtype), []).append((position, stack))
+        # Of every such group the stacks with their positions, and their recurrences. Who is in none stands alone.
+        self.groups = [(own, StackedRecurrent.joined([stack for _, stack in own])) for own in alike.values() if len(own) > 1]
 
     @torch.no_grad()
     def __call__(self, index_B: Tensor, part: Examples, mixing: Mixing | None = None) -> list[Given]:
         given: dict[int, Given] = {}
-        for positions, recurrences in self.groups:
-            own = [self.stacks[position] for position in positions]
-            if recurrences is None:
-                given[positions[0]] = _run(own[0], part, mixing)
-                continue
-            lengths_1B = part.lengths_N[None]
-            trajectories = recurrences.trajectory(_inputs(own[0], part), mixing).split([stack.count for stack in own], dim=1)
-            for position, stack, trajectory_TMBS in zip(positions, own, trajectories, strict=True):
+        for own, recurrences in self.groups:
+            lengths_1B = part.steps_N[None]
+            trajectories = recurrences.trajectory(_inputs(recurrences, part), mixing).split([stack.count for _, stack in own], dim=1)
+            for (position, stack), trajectory_TMBS in zip(own, trajectories, strict=True):
                 given[position] = trajectory_TMBS, stack.answers(trajectory_TMBS, lengths_1B)
-        return [given[position] for position in range(len(self.stacks))]
+        return [given[position] if position in given else _run(stack, part, mixing) for position, stack in enumerate(self.stacks)]
 
 
 class Cached:
@@ -136,9 +133,9 @@ def _forced(stacks: Sequence[Stacked], examples: Examples, keys: Sequence[str], 
     size = _text(len(examples) * sum(map(_row_bytes, columns)))
     paths = [folder / f"{key}.arrow" for key in keys]
     try:
-        files, notes = _open_all(paths, columns, examples)
-        _require_room(files, columns, examples, folder)
-        files = _fill_all(stacks, paths, files, columns, examples, batch)
+        found, notes = _open_all(paths, columns, examples)
+        _require_room(found, columns, examples, folder)
+        files = _fill_all(stacks, paths, found, columns, examples, batch)
     except OSError as error:
         raise InputError(
             f"the cache of base activations in {folder} cannot be written ({one_line(error)}): give another folder, or recompute"
@@ -169,15 +166,14 @@ def _measured(
         return run, f"{chosen}; {cache} would take more than half of the {_text(memory)} of memory that is available"
     paths = [folder / f"{key}.arrow" for key in keys]
     try:
-        files, notes = _open_all(paths, columns, examples)
-        missing = [s for s, file in enumerate(files) if file is None]
-        missing_bytes = _bytes_missing(files, columns, examples)
+        found, notes = _open_all(paths, columns, examples)
+        missing = [s for s, file in enumerate(found) if file is None]
+        missing_bytes = _bytes_missing(found, columns, examples)
         if missing and missing_bytes > (free := _free(folder)) / 4:
             return run, f"{chosen}; {cache} would take more than a quarter of the {_text(free)} that are free in {folder}"
         samples, write = _samples([given[s] for s in missing], [columns[s] for s in missing], folder, batch, len(examples))
-        tried = list(files)
-        for s, sample in zip(missing, samples, strict=True):
-            tried[s] = sample
+        sample_of = dict(zip(missing, samples, strict=True))
+        tried = [file or sample_of[s] for s, file in enumerate(found)]
 
         def read_all(at: tuple[list[int], int]) -> None:
             index, longest = at
@@ -194,7 +190,7 @@ def _measured(
         filling = f"{fill:.2g} s to fill" if fill < 10 else f"{fill:.0f} s to fill"
         if steps * recompute <= fill + steps * read:
             return run, f"{chosen}; {cache} would take {_milliseconds(read)} a step and {filling}{notes}"
-        files = _fill_all(stacks, paths, files, columns, examples, batch)
+        files = _fill_all(stacks, paths, found, columns, examples, batch)
     except OSError as error:
         return run, f"{chosen}; {cache} cannot be written to {folder} ({one_line(error)})"
     price = filling if missing else "nothing to fill, it was there"
@@ -206,8 +202,11 @@ def _measured(
 
 @torch.no_grad()
 def _run(networks: Stacked, part: Examples, mixing: Mixing | None = None) -> Given:
-    how = {} if mixing is None else {"mixing": mixing}
-    return networks(_inputs(networks, part), None if part.lengths_N is None else part.lengths_N[None], **how)
+    inputs, lengths_1B = _inputs(networks, part), None if part.lengths_N is None else part.lengths_N[None]
+    if mixing is None:
+        return networks(inputs, lengths_1B)
+    assert isinstance(networks, StackedRecurrent), "`shard.check_mixing` refuses others"
+    return networks(inputs, lengths_1B, mixing=mixing)
 
 
 def _inputs(networks: Stacked, part: Examples) -> Tensor:
@@ -215,7 +214,10 @@ def _inputs(networks: Stacked, part: Examples) -> Tensor:
     return (part.inputs.to(networks.dtype) if part.inputs.is_floating_point() else part.inputs)[None]
 
 
-def _seconds(function: Callable, arguments: Sequence, between: Callable = lambda: None) -> float:
+T = TypeVar("T")
+
+
+def _seconds(function: Callable[[T], object], arguments: Sequence[T], between: Callable[[], object] = lambda: None) -> float:
     """Median time of a call, after a first one that is not counted; `between` comes before each and is not counted either."""
     function(arguments[0])
     times = []
@@ -270,7 +272,8 @@ class Column:
         by_row = np.moveaxis(tensor.numpy(), self.batch_axis, 0)
         for place, row in enumerate(index):
             block, at = divmod(row, len(blocks[0]))
-            by_row[place] = blocks[block][(at, *cut)]
+            where: tuple[int | slice, ...] = (at, *cut)
+            by_row[place] = blocks[block][where]
         return tensor
 
 
@@ -278,7 +281,7 @@ def _columns(given: Given, examples: Examples) -> list[Column]:
     """The columns of what a stack gave on some of the examples. Raises `InputError` where it cannot be kept."""
     trajectory, outputs = given
     sequences = examples.lengths_N is not None
-    longest = int(examples.lengths_N.max()) if sequences else 0
+    longest = 0 if examples.lengths_N is None else int(examples.lengths_N.max())
     if sequences and not isinstance(trajectory, Tensor):
         # Whether an axis of such a layer grows with the steps of a batch, and how, is the network's own affair.
         raise InputError("trajectories of several layers of networks that read sequences are not kept in a cache: recompute them")
@@ -293,7 +296,7 @@ def _columns(given: Given, examples: Examples) -> list[Column]:
             raise InputError(f"base activations of type {dtype} are not kept in a cache, float32 and float64 are: recompute them")
         return Column(name=name, dtype=dtype, shape=tuple(shape), batch_axis=batch_axis, time_axis=time_axis)
 
-    if sequences:
+    if isinstance(trajectory, Tensor):
         columns = [column("h0", trajectory, 2, 0)]
     else:
         columns = [column(f"h{stage}", tensor, 1, None) for stage, tensor in enumerate(trajectory)]
@@ -392,7 +395,8 @@ def _fill(path: Path, columns: Sequence[Column], batches: Iterable[Given], rows:
 
 def _open_all(paths: Sequence[Path], columns: Sequence[list[Column]], examples: Examples) -> tuple[list[CacheFile | None], str]:
     """The caches that are there, None for one that is missing or damaged; and what is to be said about the damaged."""
-    files, notes = [], ""
+    files: list[CacheFile | None] = []
+    notes = ""
     for path, own in zip(paths, columns, strict=True):
         files.append(None)
         try:
@@ -420,7 +424,8 @@ def _fill_all(
 
 def _to_fill(columns: Sequence[Column], examples: Examples, batch: int) -> tuple[Tensor, ...]:
     """All examples, those together that a stack runs on at once: a few cost as much as many."""
-    return torch.arange(len(examples)).split(max(batch, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // _row_bytes(columns))))
+    parts: tuple[Tensor, ...] = torch.arange(len(examples)).split(max(batch, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // _row_bytes(columns))))
+    return parts
 
 
 def _seconds_to_fill(networks: Stacked, columns: Sequence[Column], examples: Examples, batch: int) -> float:
@@ -440,7 +445,8 @@ def _samples(
     number = -(-min(examples, _SAMPLE_BYTES // sum(map(_row_bytes, columns)) + 1) // batch)
     # The files stay mapped when the folder is gone.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sample.") as temporary:
-        began, files = time.perf_counter(), []
+        files: list[CacheFile] = []
+        began = time.perf_counter()
         for s, (one, own) in enumerate(zip(given, columns, strict=True)):
             path = Path(temporary) / f"{s}.arrow"
             _write(path, own, itertools.repeat(one, number), number * batch)

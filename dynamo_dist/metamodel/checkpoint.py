@@ -55,7 +55,7 @@ def damage_at(path: Path, step: int) -> str | None:
 def read_state(folder: Path) -> dict[str, Any]:
     """What `state.json` of a checkpoint holds."""
     with understood(folder / "state.json"):
-        state = json.loads((folder / "state.json").read_text())
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
         if not (isinstance(state["finished"], bool) and isinstance(state["best"]["step"], int)):
             raise ValueError("it does not tell which checkpoint is the best one")
         return state
@@ -161,7 +161,7 @@ def restore(folder: Path, shard: Shard, step: int) -> None:
     @torch.no_grad()
     def put(parameter: Tensor, value: Tensor, mean: Tensor | None, square: Tensor | None) -> None:
         parameter.copy_(like(value, parameter))
-        if mean is not None:
+        if mean is not None and square is not None:
             owners[id(parameter)].state[parameter] = {
                 "step": torch.tensor(float(step), device=parameter.device),
                 "exp_avg": like(mean, parameter),
@@ -173,8 +173,8 @@ def restore(folder: Path, shard: Shard, step: int) -> None:
         put(parameter, shared[name], shared.get(f"mean.{name}"), shared.get(f"square.{name}"))
     tensors = read_private(folder, shard.private.ids)
     for name, parameter, ids in shard.private.rows():
-        value, mean, square = (
+        mean, square = (
             torch.stack([tensors[f"{prefix}{name}/{id}"] for id in ids]) if f"{prefix}{name}/{ids[0]}" in tensors else None
-            for prefix in ("", "mean.", "square.")
+            for prefix in ("mean.", "square.")
         )
-        put(parameter, value, mean, square)
+        put(parameter, torch.stack([tensors[f"{name}/{id}"] for id in ids]), mean, square)

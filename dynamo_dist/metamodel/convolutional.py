@@ -102,12 +102,14 @@ class _Block(nn.Module):
             y = (y.unflatten(0, (-1, batch)) + self.theta_map(theta_MD, x)[:, None]).flatten(0, 1)
         y = _convolution(self.norm_second(y).relu_(), self.w_second)
         shortcut = x if self.w_shortcut is None else _convolution(x, self.w_shortcut, self.stride)
-        return (y.unflatten(0, (-1, batch)) + shortcut.unflatten(0, (-1, batch))).flatten(0, 1)
+        new: Tensor = (y.unflatten(0, (-1, batch)) + shortcut.unflatten(0, (-1, batch))).flatten(0, 1)
+        return new
 
     def reference(self, x_BFyx: Tensor, theta_D: Tensor) -> Tensor:
         """One network, as the class says it."""
         channels = theta_D[:, None, None].expand(len(x_BFyx), -1, *x_BFyx.shape[2:])
-        a, first = _norm(x_BFyx, self.norm_first), self.w_first
+        a = _norm(x_BFyx, self.norm_first)
+        first: Tensor = self.w_first
         if self.conditioning == "film":
             a = a * (1 + theta_D @ self.w_scale)[:, None, None] + (theta_D @ self.w_shift)[:, None, None]
         a = functional.relu(a)
@@ -174,7 +176,7 @@ class ConvolutionalDynamics(nn.Module):
         batch, hidden = len(images_B), []
         x = _convolution(images_B, self.w_stem)
         for stage in self.blocks:
-            for block in stage:
+            for block in stage.children():
                 x = block(x, theta_MD, batch)
             hidden.append(x.unflatten(0, (-1, batch)))
         pooled = self.norm(x).relu_().mean(dim=(2, 3)).unflatten(0, (-1, batch))
@@ -184,7 +186,8 @@ class ConvolutionalDynamics(nn.Module):
         """One network, written as it is defined, with theta repeated over all positions: what `forward` must equal, without axis M."""
         x, hidden = functional.conv2d(images_B, self.w_stem, padding=1), []
         for stage in self.blocks:
-            for block in stage:
+            for block in stage.children():
+                assert isinstance(block, _Block)
                 x = block.reference(x, theta_D)
             hidden.append(x)
         hidden.append(functional.relu(_norm(x, self.norm)).mean(dim=(2, 3)))

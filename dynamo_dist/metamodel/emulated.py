@@ -7,7 +7,7 @@ Legend: B batch, T time, I input features, K hidden units, D embedding dimension
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -45,8 +45,8 @@ class EmulatedRecurrent(nn.Module):
     ) -> "EmulatedRecurrent":
         """The meta-model at theta. `ids`: tokens of its alphabet that are read, None: real values with so many `features`."""
         weights = dynamics.weights_at(theta_D)
-        w_inputs = weights.w_values[:features] if ids is None else weights.w_tokens
-        table = None if ids is None else dynamics.embedding[ids]
+        w_inputs = weights.w_inputs(tokens=False)[:features] if ids is None else weights.w_inputs(tokens=True)
+        table = None if ids is None else dynamics.words[ids]
         network = cls(
             vocabulary=None if table is None else len(table),
             features=len(w_inputs),
@@ -111,6 +111,8 @@ class Step(nn.Module):
 class EmulatedConvolutional(nn.Module):
     """The convolutional meta-model at one theta."""
 
+    theta: Tensor
+
     def __init__(self, *, channels: int, outputs: int, dimensions: int, hidden: int, blocks: int, conditioning: str) -> None:
         super().__init__()
         config = MetaModelConfig(dimensions=dimensions, hidden=hidden, blocks=blocks, conditioning=conditioning)
@@ -157,10 +159,13 @@ class EmulatedConvolutional(nn.Module):
         _save(Path(folder), "convolutional", self.sizes(), self)
 
 
-_KINDS = {"recurrent": EmulatedRecurrent, "convolutional": EmulatedConvolutional}
+_KINDS: dict[str, type[EmulatedRecurrent] | type[EmulatedConvolutional]] = {"recurrent": EmulatedRecurrent, "convolutional": EmulatedConvolutional}
 
 
-def _filled(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def _filled(network: Network, state: dict[str, Tensor]) -> Network:
     """The network with copies of these tensors as its parameters, of their dtype."""
     network.load_state_dict({name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in state.items()}, assign=True)
     return network

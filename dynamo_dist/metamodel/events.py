@@ -40,7 +40,7 @@ class EventFiles:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._make = summary_writer() if paths else None
+        self._make: Any = summary_writer() if paths else None
         self._paths = paths
         self._writers: dict[Path, Any] = {}
         self._written: dict[Path, list[dict[str, Any]]] = {}

@@ -32,7 +32,7 @@ def header(path: Path) -> dict[str, Any]:
     if not (path / "meta.json").exists():
         raise InputError(f"{storage.address(path)} holds no meta-model (no meta.json there); give the folder that training wrote")
     with understood(path / "meta.json"):
-        found = json.loads((path / "meta.json").read_text())
+        found: dict[str, Any] = json.loads((path / "meta.json").read_text())
         if found["format"] != FORMAT:
             raise InputError(
                 f"{path} has meta-model format {found['format']}, and this version reads {FORMAT}: train it again in a new folder"
@@ -152,4 +152,7 @@ def final_checkpoint(path: Path) -> Path:
 
 
 def _best_step(path: Path) -> int:
-    return checkpoint.read_state(checkpoint.newest_verified(path))["best"]["step"]
+    newest = checkpoint.newest_verified(path)
+    assert newest is not None, "training has ended, at a checkpoint"
+    step: int = checkpoint.read_state(newest)["best"]["step"]
+    return step

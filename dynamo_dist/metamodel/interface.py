@@ -42,9 +42,9 @@ class Interface:
         kinds = {data.kind for data in datasets.values()}
         if "images" in kinds and len(kinds) > 1:
             raise InputError(f"data sets {_list(datasets)}: images and sequences have no meta-model in common; embed them apart")
-        sizes = {
+        sizes: dict[str, dict[str, int]] = {
             "features": {name: data.input_shape[0] for name, data in datasets.items() if data.kind == "values"},
-            "vocabulary": {name: data.vocabulary for name, data in datasets.items() if data.kind == "tokens"},
+            "vocabulary": {name: data.vocabulary for name, data in datasets.items() if data.kind == "tokens" and data.vocabulary is not None},
             "channels": {name: data.input_shape[0] for name, data in datasets.items() if data.kind == "images"},
         }
         if config.unlike_tasks == "refuse":
@@ -54,13 +54,14 @@ class Interface:
                 if len(set(by_name.values())) > 1:
                     found = ", ".join(f"{name!r} {size}" for name, size in by_name.items())
                     raise InputError(f"data sets differ in {what} ({found}){_HOW}")
-            answers = {}
+            answers: dict[tuple[str, int], str] = {}
             for id, output in outputs:
                 answers.setdefault((output.kind, output.size), id)
             if len(answers) > 1:
                 found = ", ".join(f"{id!r} {size} {kind}" for (kind, size), id in answers.items())
                 raise InputError(f"networks answer with unlike outputs ({found}){_HOW}")
-        first_id, end = {}, 0
+        first_id: dict[str, int] = {}
+        end = 0
         # Alphabets of one size are one alphabet; others lie side by side.
         for size in dict.fromkeys(sizes["vocabulary"].values()):
             first_id |= {name: end for name, own in sizes["vocabulary"].items() if own == size}

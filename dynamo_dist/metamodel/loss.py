@@ -43,7 +43,8 @@ def image_rows(stage: Tensor, size: Sequence[int] = ()) -> Tensor:
     if stage.dim() == 3:
         return stage
     if tuple(size) not in ((), tuple(stage.shape[-2:])):
-        stage = functional.adaptive_avg_pool2d(stage.flatten(0, 1), tuple(size)).unflatten(0, stage.shape[:2])
+        rows, columns = size
+        stage = functional.adaptive_avg_pool2d(stage.flatten(0, 1), (rows, columns)).unflatten(0, stage.shape[:2])
     return stage.permute(0, 1, 3, 4, 2).flatten(1, 3)
 
 
@@ -101,6 +102,7 @@ def output_error(base: Tensor, meta: Tensor, output: Output, *, lengths_B: Tenso
     answers at every step and `base` at the last valid one, that one."""
     meta = meta[..., : output.size]
     if meta.dim() > base.dim():
+        assert lengths_B is not None, "only sequences have steps"
         meta = meta[:, torch.arange(meta.shape[1], device=meta.device), lengths_B - 1]
     if output.kind == "classes":
         log_base, log_meta = base.log_softmax(dim=-1), meta.log_softmax(dim=-1)
@@ -108,6 +110,7 @@ def output_error(base: Tensor, meta: Tensor, output: Output, *, lengths_B: Tenso
     else:
         error = (meta - base).square().mean(dim=-1)
     if output.every_step:
+        assert lengths_B is not None, "only sequences have steps"
         mask_BT = torch.arange(error.shape[2], device=error.device) < lengths_B[:, None]
         error_M = (error * mask_BT).sum(dim=(1, 2)) / mask_BT.sum()
     else:
@@ -128,6 +131,7 @@ def output_scale(config: MetaModelConfig, base: Tensor, output: Output, lengths_
         return base.new_ones(len(base))
     rows_MRC = base
     if output.every_step:
+        assert lengths_B is not None, "only sequences have steps"
         rows_MRC = base.flatten(1, 2)[:, (torch.arange(base.shape[2], device=base.device) < lengths_B[:, None]).flatten()]
     return variance(rows_MRC)
 

@@ -14,6 +14,7 @@ from dynamo_dist.commit import understood
 from dynamo_dist.data import Examples
 from dynamo_dist.errors import InputError
 from dynamo_dist.metamodel import checkpoint, folder
+from dynamo_dist.metamodel.convolutional import ConvolutionalDynamics
 from dynamo_dist.metamodel.emulated import EmulatedConvolutional, EmulatedRecurrent
 from dynamo_dist.metamodel.interface import Interface
 from dynamo_dist.metamodel.private import StateMap
@@ -135,7 +136,7 @@ class MetaModel:
         specs = self.population.specs
         code_N, _ = specs.codes("data", "target")
         _, first = np.unique(code_N[[specs.row(id) for id in self.network_ids]], return_index=True)
-        ids = [self.network_ids[place] for place in np.sort(first)]
+        ids: list[str] = [self.network_ids[place] for place in np.sort(first)]
         kinds = [(spec.data, self.population.datasets[spec.data].outputs[spec.target]) for spec in map(self.population.spec, ids)]
         if len(set(kinds)) > 1:
             raise InputError(f"the networks of {self.path} have unlike inputs or outputs: say like=ID, for example like={ids[0]!r}")
@@ -159,14 +160,16 @@ class MetaModel:
         """
         from dynamo_dist.metamodel.unseen import embed_modules, embed_population  # it builds on this file
 
-        return (embed_population if isinstance(networks, Population) else embed_modules)(self, networks, **options)
+        if isinstance(networks, Population):
+            return embed_population(self, networks, **options)
+        return embed_modules(self, networks, **options)
 
     def data_name(self, name: str | None) -> str:
         """This data set of the population, or the only one. Raises `InputError` for an unknown one, and for None where there are several."""
-        names = list(self.population.header["data"])
+        names: list[str] = list(self.population.header["data"])
         if name is None and len(names) == 1:
             return names[0]
-        if name not in names:
+        if name is None or name not in names:
             raise InputError(f"data={name!r}: the population of {self.path} has the data sets {', '.join(names)}; name one")
         return name
 
@@ -193,13 +196,13 @@ class MetaModel:
         spec = self.population.spec(like if like is not None else self.only_task())
         data = self.population.datasets[spec.data]
         output = data.outputs[spec.target]
-        if self.interface.images:
+        if isinstance(self.dynamics, ConvolutionalDynamics):
             return EmulatedConvolutional.at(self.dynamics, theta_D, channels=data.input_shape[0], outputs=output.size, config=self.config)
         first = self.interface.first_id.get(spec.data)
         return EmulatedRecurrent.at(
             self.dynamics,
             theta_D,
-            ids=None if first is None else slice(first, first + data.vocabulary),
+            ids=None if first is None or data.vocabulary is None else slice(first, first + data.vocabulary),
             features=0 if first is not None else data.input_shape[0],
             outputs=output.size,
             every_step=output.every_step,

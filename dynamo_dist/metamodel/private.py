@@ -33,6 +33,11 @@ class StateMap(nn.Module):
     (m, K, K), (m, 1, K).
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+    inner_weight: nn.Parameter
+    inner_bias: nn.Parameter
+
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
         for name, tensor in tensors.items():
@@ -43,7 +48,8 @@ class StateMap(nn.Module):
         """Tensors of one network's map, float64, without the axis m."""
 
         def scaled(columns: int) -> Tensor:
-            return torch.randn(source, columns, generator=generator, dtype=torch.float64) * source**-0.5
+            drawn: Tensor = torch.randn(source, columns, generator=generator, dtype=torch.float64) * source**-0.5
+            return drawn
 
         tensors = {"weight": scaled(width)}
         if kind != "linear":
@@ -59,8 +65,8 @@ class StateMap(nn.Module):
     def forward(self, h_mRK: Tensor) -> Tensor:
         own = self._parameters
         if "inner_weight" in own:
-            h_mRK = torch.baddbmm(own["inner_bias"], h_mRK, own["inner_weight"]).tanh()
-        return torch.baddbmm(own["bias"], h_mRK, own["weight"]) if "bias" in own else torch.bmm(h_mRK, own["weight"])
+            h_mRK = torch.baddbmm(self.inner_bias, h_mRK, self.inner_weight).tanh()
+        return torch.baddbmm(self.bias, h_mRK, self.weight) if "bias" in own else torch.bmm(h_mRK, self.weight)
 
 
 class Private(nn.Module):
@@ -74,25 +80,26 @@ class Private(nn.Module):
         self.cohorts = tuple(cohorts)
         self.ids = tuple(id for cohort in cohorts for id in cohort.ids)
         self.theta = nn.Parameter(torch.zeros(len(self.ids), config.dimensions, dtype=dtype), requires_grad=config.use_theta)
-        # maps[c][s]: cohort c, stage s of its trajectory
-        self.maps = nn.ModuleList()
+        # maps[c][s]: cohort c, stage s of its trajectory; state_maps: the same, told as what they are
+        self.state_maps: list[list[StateMap]] = []
         for cohort in cohorts:
             networks = []
             for id in cohort.ids:
                 generator = torch.Generator().manual_seed(_seed_of(config.seed, id))
                 stages = zip(cohort.source_widths, cohort.widths, strict=True)
                 networks.append([StateMap.initial(config.state_map, source, width, generator) for source, width in stages])
-            self.maps.append(
-                nn.ModuleList(
+            self.state_maps.append(
+                [
                     StateMap({name: torch.stack([tensors[name] for tensors in same]).to(dtype) for name in same[0]})
                     for same in zip(*networks, strict=True)
-                )
+                ]
             )
+        self.maps = nn.ModuleList(nn.ModuleList(maps) for maps in self.state_maps)
 
     def rows(self) -> list[tuple[str, nn.Parameter, tuple[str, ...]]]:
         """(name, stacked parameter, ids of its rows) of everything private."""
         rows = [("theta", self.theta, self.ids)]
-        for cohort, maps in zip(self.cohorts, self.maps, strict=True):
+        for cohort, maps in zip(self.cohorts, self.state_maps, strict=True):
             rows += [(f"map{s}.{name}", p, cohort.ids) for s, one in enumerate(maps) for name, p in one.named_parameters()]
         return rows
 

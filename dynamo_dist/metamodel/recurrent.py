@@ -32,6 +32,12 @@ class GRUWeights:
     # (K, G)
     w_recurrent: Tensor
 
+    def w_inputs(self, *, tokens: bool) -> Tensor:
+        """Of embedded tokens or of real values, where the meta-model reads those."""
+        own = self.w_tokens if tokens else self.w_values
+        assert own is not None, "the interface has inputs of this kind"
+        return own
+
 
 class RecurrentDynamics(nn.Module):
     """F~, G~ and the learned initial state. What does not depend on the network is formed once for all of them."""
@@ -72,17 +78,23 @@ class RecurrentDynamics(nn.Module):
             if config.conditioning == "film":
                 self.w_scale = normal(config.dimensions, 3 * hidden, scale=0.5)
 
+    @property
+    def words(self) -> nn.Parameter:
+        """The embedding of a meta-model that reads tokens, (W, E)."""
+        assert self.embedding is not None, "the interface has tokens"
+        return self.embedding
+
     @torch.no_grad()
     def start_words(self, vectors_WE: Tensor) -> None:
         """Start the token embedding from these vectors; features in which they are 0 for all words stay as they were drawn."""
         known_E = vectors_WE.abs().sum(dim=0) > 0
-        self.embedding[:, known_E] = vectors_WE[:, known_E].to(self.embedding)
+        self.words[:, known_E] = vectors_WE[:, known_E].to(self.words)
 
     def weights_at(self, theta_D: Tensor) -> GRUWeights:
         """The update at one theta written out as one GRU: the definition, and the oracle of `states`."""
         names = [name for name in ("w_tokens", "w_values") if getattr(self, name) is not None]
         parts = [getattr(self, name) for name in names] + [self.b_input[None], self.w_recurrent]
-        candidate = self.b_candidate
+        candidate: Tensor = self.b_candidate
         if self.conditioning == "concat":
             parts[-2] = parts[-2] + theta_D @ self.w_theta
         elif self.conditioning == "film":
@@ -107,12 +119,12 @@ class RecurrentDynamics(nn.Module):
         """Inputs (B, T) or (B, T, I), times weights of their features: (T, B, G)."""
         if inputs.is_floating_point():
             x_TBG = inputs.transpose(0, 1) @ w_FG
-        elif len(self.embedding) < inputs.numel():
+        elif len(self.words) < inputs.numel():
             # Fewer words than positions: project the table, then look the projections up.
-            table = self.embedding @ w_FG if b_G is None else torch.addmm(b_G, self.embedding, w_FG)
+            table = self.words @ w_FG if b_G is None else torch.addmm(b_G, self.words, w_FG)
             return functional.embedding(inputs.T, table)
         else:
-            x_TBG = functional.embedding(inputs.T, self.embedding) @ w_FG
+            x_TBG = functional.embedding(inputs.T, self.words) @ w_FG
         return x_TBG if b_G is None else x_TBG + b_G
 
     def states(
@@ -127,7 +139,9 @@ class RecurrentDynamics(nn.Module):
         initial state. `products`: a lower precision for the recurrence, for example bfloat16; `mixing`: of the states of the sequences."""
         batch, time, networks = *inputs.shape[:2], theta_MD.shape[0]
         hidden = self.hidden
-        x_TBG = self._project(inputs, self.w_values if inputs.is_floating_point() else self.w_tokens, self.b_input)
+        w_inputs = self.w_values if inputs.is_floating_point() else self.w_tokens
+        assert w_inputs is not None, "the interface has inputs of this kind"
+        x_TBG = self._project(inputs, w_inputs, self.b_input)
         if self.conditioning == "concat":
             # The weights are the same for all: one row per (network, sequence), one matrix product a step over all of them.
             gates = (x_TBG[:, None] + (theta_MD @ self.w_theta)[None, :, None]).view(time, 1, networks * batch, 3 * hidden)
@@ -177,4 +191,5 @@ class RecurrentDynamics(nn.Module):
         h_TMBK = self.states(theta_MD, inputs, products=products, mixing=mixing)
         if every_step:
             return [h_TMBK], self.readout(h_TMBK.permute(1, 2, 0, 3))
+        assert lengths_B is not None, "who answers at the end is told where that is"
         return [h_TMBK], self.readout(last_state(h_TMBK, lengths_B[None]))

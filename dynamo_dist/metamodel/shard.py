@@ -10,8 +10,10 @@ Legend: M networks, m networks of one stack, B batch, T time, R rows, C outputs.
 import dataclasses
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +34,7 @@ from dynamo_dist.networks import Stacked, StackedRecurrent
 from dynamo_dist.networks.recurrence import Mixing
 from dynamo_dist.population import Population
 from dynamo_dist.population.store import Stack
-from dynamo_dist.population.training import schedule
+from dynamo_dist.population.training import gradient_of, schedule
 
 # Inputs from which the variances of a network's states and outputs are measured.
 VARIANCE_INPUTS = 512
@@ -183,6 +185,7 @@ def answers(member: Member, output: Output, stages: Sequence[Tensor], outputs: T
     """What networks of a member answer to what is asked, given their trajectory and their own outputs."""
     if output == member.output:
         return outputs
+    assert isinstance(networks, StackedRecurrent), "`asked` refuses others"
     h_TMBH = stages[0][..., : networks.architecture.hidden]  # of an LSTM without its cell state
     return networks.readout(h_TMBH.permute(1, 2, 0, 3))
 
@@ -376,9 +379,9 @@ class Shard:
             **({} if mixing is None else {"mixing": mixing}),
         )
         sequences = part.lengths_N is not None
-        mask_R = loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in) if sequences else None
+        mask_R = None if part.lengths_N is None else loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in)
         hidden, outputs, conjugacy, first = [], [], [], 0
-        for own, maps, (result, given) in zip(self.bases[of.cohorts], self.private.maps[of.cohorts], base, strict=True):
+        for own, maps, (result, given) in zip(self.bases[of.cohorts], self.private.state_maps[of.cohorts], base, strict=True):
             rows = slice(first, first := first + len(own.cohort.ids))
             stages = trajectory(result, part.lengths_N, own.networks.architecture.label)
             terms, beside = [], []
@@ -443,9 +446,9 @@ class Shard:
         first = 0
         for cohort, maps in zip(self.private.cohorts, self.private.maps, strict=True):
             rows = slice(first, first := first + len(cohort.ids))
-            gradients = [p.grad for p in maps.parameters()] + ([self.private.theta.grad[rows]] if self.config.use_theta else [])
+            gradients = [gradient_of(p) for p in maps.parameters()] + ([gradient_of(self.private.theta)[rows]] if self.config.use_theta else [])
             # The loss is a mean over networks: undo that, so that clipping does not depend on how many there are.
-            norm_m = sum(g.flatten(1).square().sum(dim=1) for g in gradients).sqrt() * self.networks
+            norm_m = reduce(operator.add, (g.flatten(1).square().sum(dim=1) for g in gradients)).sqrt() * self.networks
             factor_m = (self.config.clip / (norm_m + 1e-6)).clamp(max=1.0)
             for g in gradients:
                 g.mul_(factor_m.view(-1, *[1] * (g.dim() - 1)))
@@ -453,7 +456,7 @@ class Shard:
     @torch.no_grad()
     def held_out_terms(self) -> tuple[Tensor, Tensor]:
         """Hidden and output term of every network of the shard on the inputs that train nothing, two float64 tensors (m,)."""
-        terms: list[list[Tensor]] = []
+        terms: list[tuple[Tensor, ...]] = []
         for number, feed in enumerate(self.feeds):
             held = self.held_out[feed.data].to(self.device)
             parts = [
@@ -462,7 +465,8 @@ class Shard:
             terms.append(torch.stack(parts).sum(dim=0).unbind())
         if self.split:
             splitting.reshard(self.dynamics)
-        return tuple(torch.cat(same) for same in zip(*terms, strict=True))
+        hidden_m, output_m = (torch.cat(same) for same in zip(*terms, strict=True))
+        return hidden_m, output_m
 
     def held_out_loss(self, group: Group) -> tuple[float, float, float]:
         """(loss, hidden, output) of the whole population on the inputs that train nothing, states unmixed and without the conjugacy term:

@@ -6,8 +6,15 @@ number between workers, and a message that only some of them send would never ar
 how they were split.
 """
 
+import operator
+from functools import reduce
+from typing import TYPE_CHECKING, TypeGuard
+
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def split_(dynamics: nn.Module, device: torch.device, workers: int) -> None:
@@ -26,6 +33,9 @@ def split_(dynamics: nn.Module, device: torch.device, workers: int) -> None:
 
 def last_pass(dynamics: nn.Module, last: bool) -> None:
     """Say before a pass whether its backward is the last of the step."""
+    from torch.distributed.fsdp import FSDPModule
+
+    assert isinstance(dynamics, FSDPModule), "what is shared was split"
     dynamics.set_requires_gradient_sync(last)
     dynamics.set_reshard_after_backward(last)
     dynamics.set_is_last_backward(last)
@@ -33,14 +43,16 @@ def last_pass(dynamics: nn.Module, last: bool) -> None:
 
 def reshard(dynamics: nn.Module) -> None:
     """Split again after passes without a backward."""
+    from torch.distributed.fsdp import FSDPModule
+
     for module in dynamics.modules():
-        if hasattr(module, "reshard"):
+        if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def nothing(dynamics: nn.Module) -> Tensor:
     """Zero, with a gradient of zeros for every parameter: one that the networks of a worker do not use must still be summed there."""
-    return 0.0 * sum(parameter.flatten()[0] for parameter in dynamics.parameters())
+    return 0.0 * reduce(operator.add, (parameter.flatten()[0] for parameter in dynamics.parameters()))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -63,5 +75,5 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
 
-def _is_split(tensor: Tensor) -> bool:
+def _is_split(tensor: Tensor) -> "TypeGuard[DTensor]":
     return hasattr(tensor, "full_tensor")

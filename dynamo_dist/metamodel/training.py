@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from dynamo_dist.metamodel.activations import WAYS
 from dynamo_dist.metamodel.config import MetaModelConfig
 from dynamo_dist.metamodel.folder import METRICS, NOTES, PROGRESS, header, record
 from dynamo_dist.metamodel.interface import Interface
+from dynamo_dist.metamodel.recurrent import RecurrentDynamics
 from dynamo_dist.metamodel.shard import Group, Shard, members
 from dynamo_dist.metamodel.splitting import own_part
 from dynamo_dist.metamodel.words import word_vectors
@@ -127,7 +128,7 @@ def train_shard(job: TrainingJob, *, group: Group, after_step: Callable[[int], N
             raise _diverged(job, f"loss is not finite at step {state['step']}")
         shard.update(state["step"])
         state["step"] = done = state["step"] + 1
-        line = {}
+        line: dict[str, Any] = {}
         if done % config.checkpoint_every == 0 or done == config.steps:
             _check_parameters(job, shard, done, group)
             state, line = _judge(state, job, shard, group)
@@ -161,7 +162,7 @@ def open_shard(job: TrainingJob, group: Group) -> Shard:
             device=group.device,
             products=torch.bfloat16 if job.precision == "bfloat16" else None,
         )
-        if shard.interface.vocabulary and config.word_vectors == "networks":
+        if isinstance(shard.dynamics, RecurrentDynamics) and shard.interface.vocabulary and config.word_vectors == "networks":
             shard.dynamics.start_words(word_vectors(population, ids, shard.interface, config))
         return shard
 
@@ -184,9 +185,12 @@ def open_shard(job: TrainingJob, group: Group) -> Shard:
     return shard
 
 
-def _together(group: Group, work: Callable[[], Any]) -> Any:
+T = TypeVar("T")
+
+
+def _together(group: Group, work: Callable[[], T]) -> T:
     """What `work` returns. An `InputError` of one worker is raised by all: the others would wait for it until they time out."""
-    result, wrong = None, ""
+    wrong = ""
     try:
         result = work()
     except InputError as error:
@@ -201,7 +205,7 @@ def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[st
     """How base activations are had, one sentence. Worker 0 measures; all do alike, and so does a resumed run: both ways round
     differently, and a resumed run must end where an undisturbed one does."""
     kept = job.path / "activations.json"
-    known = json.loads(kept.read_text()) if kept.exists() else {"how": job.activations, "why": None}
+    known: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"how": job.activations, "why": None}
     if group.device.type != "cpu" and known["how"] != "recompute":
         known = {"how": "recompute", "why": "base activations recomputed: on a GPU they are not moved there and back"}
 
@@ -212,7 +216,7 @@ def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[st
         return shard.choose_activations(known["how"], job.cache_path, job.config.steps)
 
     chosen = _together(group, lambda: choose() if group.rank == 0 else None)
-    if group.rank == 0:
+    if chosen is not None:
         known = {"how": chosen[0], "why": known["why"] or chosen[1]}
         write_json(kept, known)
     known = json.loads(group.gather(json.dumps(known))[0])
@@ -221,14 +225,14 @@ def _choose_activations(job: TrainingJob, shard: Shard, group: Group) -> list[st
     return [known["why"]]
 
 
-def _resume(job: TrainingJob, shard: Shard, group: Group) -> dict:
+def _resume(job: TrainingJob, shard: Shard, group: Group) -> dict[str, Any]:
     """Put the newest verified checkpoint into the shard, if there is one, and make the folder fit it; returns where training stands."""
     path = job.path
     # Worker 0 looks, all follow: they must not resume from different steps.
     found = checkpoint.newest_verified(path) if group.rank == 0 else None
     name = group.gather(found.name if found else "")[0]
     newest = path / name if name else None
-    state = checkpoint.read_state(newest) if newest else {"step": 0, "best": None, "finished": False}
+    state: dict[str, Any] = checkpoint.read_state(newest) if newest else {"step": 0, "best": None, "finished": False}
     if newest:
         if state["precision"] != job.precision:
             raise InputError(f"{job.out} was trained with precision {state['precision']}: continue it with that, not with {job.precision}")
@@ -271,7 +275,9 @@ def _check_parameters(job: TrainingJob, shard: Shard, done: int, group: Group) -
         raise _diverged(job, f"parameters are not finite after step {done}")
 
 
-def _judge(state: dict, job: TrainingJob, shard: Shard, group: Group) -> tuple[dict, dict]:
+def _judge(
+    state: dict[str, Any], job: TrainingJob, shard: Shard, group: Group
+) -> tuple[dict[str, Any], dict[str, float]]:
     """The state after a checkpoint's look at the held-out inputs, and what the record shows of it."""
     done, config = state["step"], job.config
     finished = done == config.steps
@@ -289,7 +295,7 @@ def _judge(state: dict, job: TrainingJob, shard: Shard, group: Group) -> tuple[d
     return {**state, "best": best, "finished": finished}, shown
 
 
-def _commit(job: TrainingJob, state: dict, shard: Shard, group: Group) -> None:
+def _commit(job: TrainingJob, state: dict[str, Any], shard: Shard, group: Group) -> None:
     """Every worker writes its networks into one temporary folder; worker 0 writes what is shared and commits."""
     path, step, leads = job.path, state["step"], group.rank == 0
     temporary = Path(group.gather(str(checkpoint.begin(path, step)) if leads else "")[0])
@@ -298,7 +304,7 @@ def _commit(job: TrainingJob, state: dict, shard: Shard, group: Group) -> None:
         temporary = temporary_beside(checkpoint.step_path(path, step))
     checkpoint.save_private(temporary, group.rank, shard)
     checkpoint.save_shared(temporary, group.rank, shard)
-    others = {}
+    others: dict[str, Any] = {}
     if elsewhere:
         entries = _together(group, lambda: {} if leads else checkpoint.hand_over(temporary, path, step))
         for text in group.gather(json.dumps(entries)):

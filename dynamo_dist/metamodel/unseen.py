@@ -69,11 +69,11 @@ def embed_modules(
         modules = {"network": modules}
     spec = meta.population.spec(like if like is not None else meta.only_task())
     with tempfile.TemporaryDirectory() as folder:
-        options = {} if hidden is None else {"hidden": hidden}
+        each: dict[str, Mapping[str, Any]] | list[Mapping[str, Any]] | None = None
         if arguments is not None:
-            options["arguments"] = {id: arguments for id in modules} if isinstance(modules, Mapping) else [arguments] * len(modules)
+            each = {id: arguments for id in modules} if isinstance(modules, Mapping) else [arguments] * len(modules)
         population = Population.from_modules(
-            modules, data=meta.population.datasets[spec.data], out=Path(folder) / "population", target=spec.target, **options
+            modules, data=meta.population.datasets[spec.data], out=Path(folder) / "population", target=spec.target, hidden=hidden, arguments=each
         )
         return embed_population(meta, population, data={"data": spec.data}, steps=steps)
 
@@ -132,7 +132,7 @@ def embed_population(
     place = {id: row for row, id in enumerate(shard.private.ids)}
     maps = {
         id: tuple(stage.select(row) for stage in stages)
-        for cohort, stages in zip(shard.private.cohorts, shard.private.maps, strict=True)
+        for cohort, stages in zip(shard.private.cohorts, shard.private.state_maps, strict=True)
         for row, id in enumerate(cohort.ids)
     }
     found = tuple(id for id in ids if id in place)
@@ -181,9 +181,9 @@ def start(shard: Shard, vectors: np.ndarray) -> None:
         lowest_m = torch.full((feed.rows.stop - feed.rows.start,), torch.inf, dtype=torch.float64, device=shard.device)
         for theta_1D in thetas.split(1):
             meta_stages, meta_outputs = shard.dynamics(theta_1D, inputs, part.lengths_N, every_step=feed.every_step)
-            mask_R = loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in) if sequences else None
+            mask_R = None if part.lengths_N is None else loss.valid_steps(part.lengths_N, len(meta_stages[0]), burn_in=config.burn_in)
             first = 0
-            for own, maps, (result, given) in zip(shard.bases[feed.cohorts], private.maps[feed.cohorts], base, strict=True):
+            for own, maps, (result, given) in zip(shard.bases[feed.cohorts], private.state_maps[feed.cohorts], base, strict=True):
                 rows = slice(first, first := first + len(own.cohort.ids))
                 stages = trajectory(result, part.lengths_N, own.networks.architecture.label)
                 solved = []

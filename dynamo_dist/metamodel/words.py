@@ -39,10 +39,11 @@ def word_vectors(population: Population, ids: Sequence[str], interface: Interfac
         names = sorted(name for name, own in interface.first_id.items() if own == first)
         own = [id for id in ids if population.spec(id).data in names]
         vocabulary = population.datasets[names[0]].vocabulary
+        assert vocabulary is not None, "a data set of tokens has an alphabet"
         counts = torch.zeros(vocabulary, dtype=torch.float64)
         for name in names:
             part = population.datasets[name].meta
-            valid = torch.arange(part.inputs.shape[1]) < part.lengths_N[:, None]
+            valid = torch.arange(part.inputs.shape[1]) < part.steps_N[:, None]
             counts += torch.bincount(part.inputs[valid], minlength=vocabulary)
         asked = [own[k] for k in np.unique(np.linspace(0, len(own) - 1, min(NETWORKS, len(own))).round().astype(int))]
         vectors = _components(_answers(population, asked, vocabulary), counts / counts.sum(), config.embedding)

@@ -193,7 +193,7 @@ def _adopt(module: nn.Module, data: Dataset, target: str, hidden: Sequence[str] 
         raise InputError(f"target={target!r} is not in the data set, which has: {', '.join(data.outputs)}")
     output = data.outputs[target]
     try:
-        own = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+        own = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)  # type: ignore[call-overload]  # not in torch's stubs
     except Exception as error:
         raise InputError(f"{type(module).__name__} cannot be copied ({one_line(error)}): give a trained module that can") from None
     dtype = next((t.dtype for t in own.state_dict().values() if isinstance(t, Tensor) and t.is_floating_point()), None)
@@ -221,7 +221,9 @@ def _adopt(module: nn.Module, data: Dataset, target: str, hidden: Sequence[str] 
 def _parts(module: nn.Module) -> tuple[nn.Embedding | None, nn.Module, nn.Linear] | None:
     """The embedding, the recurrent layer and the readout, if everything that holds tensors is one of these three."""
     holders = [m for m in module.modules() if any(True for _ in (*m.parameters(recurse=False), *m.buffers(recurse=False)))]
-    embeddings, layers, readouts = ([m for m in holders if isinstance(m, kinds)] for kinds in (nn.Embedding, tuple(_CELLS), nn.Linear))
+    embeddings = [m for m in holders if isinstance(m, nn.Embedding)]
+    layers = [m for m in holders if isinstance(m, tuple(_CELLS))]
+    readouts = [m for m in holders if isinstance(m, nn.Linear)]
     if len(embeddings) > 1 or len(layers) != 1 or len(readouts) != 1 or len(holders) != len(embeddings) + 2:
         return None
     (layer,), (readout,) = layers, readouts
@@ -229,7 +231,7 @@ def _parts(module: nn.Module) -> tuple[nn.Embedding | None, nn.Module, nn.Linear
     if {name for name, _ in layer.named_parameters()} != plain or readout.bias is None:
         return None
     embedding = embeddings[0] if embeddings else None
-    hidden, features = layer.weight_hh_l0.shape[1], layer.weight_ih_l0.shape[1]
+    hidden, features = (layer.get_parameter(name).shape[1] for name in ("weight_hh_l0", "weight_ih_l0"))
     if readout.in_features != hidden or (embedding is not None and embedding.embedding_dim != features):
         return None
     return embedding, layer, readout
@@ -241,7 +243,7 @@ def _as_recurrent(module: nn.Module, examples: Examples, data: Dataset, output: 
     if parts is None or data.kind == "images" or (parts[0] is None) != (data.kind == "values"):
         return None
     embedding, layer, readout = parts
-    if embedding is not None and embedding.num_embeddings < data.vocabulary:
+    if embedding is not None and data.vocabulary is not None and embedding.num_embeddings < data.vocabulary:
         raise InputError(f"its embedding has {embedding.num_embeddings} tokens, and the data have {data.vocabulary}")
     cell = next(cell for kind, cell in _CELLS.items() if isinstance(layer, kind))
     architecture = Recurrent(
@@ -249,7 +251,7 @@ def _as_recurrent(module: nn.Module, examples: Examples, data: Dataset, output: 
         hidden=readout.in_features,
         outputs=readout.out_features,
         vocabulary=None if embedding is None else embedding.num_embeddings,
-        features=layer.weight_ih_l0.shape[1],
+        features=layer.get_parameter("weight_ih_l0").shape[1],
         every_step=output.every_step,
     )
     if embedding is None and architecture.features != data.input_shape[0]:
@@ -270,7 +272,7 @@ def _same_outputs(module: nn.Module, stack: StackedRecurrent, examples: Examples
     """
     time = examples.inputs.shape[1]
     steps = min(time, PROOF_STEPS)
-    lengths_B = (examples.lengths_N * steps + time - 1) // time  # shorter in proportion: as different as they were
+    lengths_B = (examples.steps_N * steps + time - 1) // time  # shorter in proportion: as different as they were
     valid_BT = torch.arange(steps) < lengths_B[:, None]
     inputs = examples.inputs[:, :steps]
     inputs = inputs * valid_BT.view(*valid_BT.shape, *[1] * (inputs.dim() - 2))  # some see by the zeros where a sequence ends

@@ -1,7 +1,8 @@
 """How many bytes a training step takes, measured on the step itself."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,11 +16,13 @@ class PeakMemory(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.bytes = self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -43,6 +46,7 @@ class PeakMemory(TorchDispatchMode):
 
 def peak_bytes(function: Callable[[], object]) -> int:
     """Peak bytes of the tensors that a call makes."""
-    with PeakMemory() as counter:
+    counter = PeakMemory()
+    with counter:
         function()
     return counter.peak

@@ -88,7 +88,8 @@ def costs(specs: Specs, input_shapes: dict[str, tuple[int, ...]]) -> np.ndarray:
     for row in first:
         spec = specs[int(row)]
         operations[code[row]] = spec.architecture.operations(input_shapes[spec.data])
-    return operations[code] * specs.values("epochs") * specs.steps_per_epoch() * specs.values("batch")
+    cost_N: np.ndarray = operations[code] * specs.values("epochs") * specs.steps_per_epoch() * specs.values("batch")
+    return cost_N
 
 
 def make_plan(

@@ -23,7 +23,7 @@ def train_alone(spec: NetworkSpec, data: Examples, output: Output, *, dtype: tor
         inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
         _, outputs = module(inputs) if part.lengths_N is None else module(inputs, part.lengths_N)
         loss = _loss(outputs, target, part, output)
-        if partner is not None:
+        if partner is not None and weight is not None:
             each, other = (cross_entropy(outputs, answers, reduction="none") for answers in (target, target[partner]))
             loss = (weight * each + (1 - weight) * other).mean()
         optimiser.zero_grad()
@@ -37,7 +37,7 @@ def train_alone(spec: NetworkSpec, data: Examples, output: Output, *, dtype: tor
 
 def _loss(outputs: torch.Tensor, target: torch.Tensor, part: Examples, output: Output) -> torch.Tensor:
     if output.every_step:  # only the valid steps
-        valid = torch.arange(outputs.shape[1]) < part.lengths_N[:, None]
+        valid = torch.arange(outputs.shape[1]) < part.steps_N[:, None]
         outputs, target = outputs[valid], target[valid]
     if output.kind == "classes":
         return cross_entropy(outputs, target, ignore_index=-1)

@@ -151,13 +151,14 @@ class Specs(Sequence[NetworkSpec]):
         return cls(pa.concat_tables(parts))
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        rows: int = self.table.num_rows
+        return rows
 
     @overload
     def __getitem__(self, row: int) -> NetworkSpec: ...
     @overload
     def __getitem__(self, row: slice) -> "Specs": ...
-    def __getitem__(self, row):
+    def __getitem__(self, row: int | slice) -> "NetworkSpec | Specs":
         if isinstance(row, slice):
             start, stop, step = row.indices(len(self))
             return Specs(self.table.take(pa.array(range(start, stop, step))))
@@ -172,8 +173,6 @@ class Specs(Sequence[NetworkSpec]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Specs) and _plain(self.table).equals(_plain(other.table))
-
-    __hash__ = None
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Specs":
         """Those of these rows, in this order."""
@@ -191,7 +190,8 @@ class Specs(Sequence[NetworkSpec]):
     def values(self, name: str) -> np.ndarray:
         """A column of numbers, or the codes of a repeated one, (N,)."""
         column = self.table[name].combine_chunks()
-        return (column.indices if isinstance(column, pa.DictionaryArray) else column).to_numpy(zero_copy_only=False)
+        values: np.ndarray = (column.indices if isinstance(column, pa.DictionaryArray) else column).to_numpy(zero_copy_only=False)
+        return values
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -211,7 +211,8 @@ class Specs(Sequence[NetworkSpec]):
         """As the property of `NetworkSpec`, for all, int64 (N,)."""
         samples = self.values("samples")
         held_out = np.round(self.values("validation") * samples).astype(np.int64)
-        return (samples - held_out) // self.values("batch")
+        steps: np.ndarray = (samples - held_out) // self.values("batch")
+        return steps
 
 
 def _plain(table: pa.Table) -> pa.Table:
@@ -259,7 +260,7 @@ def _check_fit(spec: NetworkSpec, data: Dataset) -> None:
         if data.kind == "images":
             raise InputError(f"network {spec.id}: a recurrent network cannot read images; use a convolutional architecture")
         # What was trained elsewhere may know more words than the data hold.
-        larger = spec.imported and data.kind == "tokens" and (net.vocabulary or 0) >= data.vocabulary
+        larger = spec.imported and data.vocabulary is not None and (net.vocabulary or 0) >= data.vocabulary
         wanted |= {"vocabulary": net.vocabulary if larger else data.vocabulary, "every_step": output.every_step}
         if data.kind == "values":
             wanted["features"] = data.input_shape[0]

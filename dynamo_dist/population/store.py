@@ -67,17 +67,17 @@ class Results:
     """What is recorded of the networks of a chunk, a value per network."""
 
     # Mean training loss at the end; None for a network that was not trained here.
-    loss: list[float | None]
+    loss: Sequence[float | None]
     curve: list[list[float]]
     steps: list[int]
     # Share of the answers on the test part that are right; None for networks that answer with values.
-    accuracy: list[float | None]
+    accuracy: Sequence[float | None]
     # R^2 of the answers on the test part; None for networks that answer with classes.
-    r2: list[float | None]
+    r2: Sequence[float | None]
     # Step at which it was frozen because its gradient was not finite, or -1.
     failed_at: list[int]
     # Why it was not trained to the end, or None.
-    failure: list[str | None]
+    failure: Sequence[str | None]
 
     SCHEMA = pa.schema(
         [
@@ -449,7 +449,14 @@ class Population:
                     ids=tuple(self.specs.ids[row] for row in part), networks=self._stack(part, position[part], firsts, chunks, load)
                 )
 
-    def _stack(self, rows, positions, firsts, chunks, load) -> Stacked:
+    def _stack(
+        self,
+        rows: np.ndarray,
+        positions: np.ndarray,
+        firsts: np.ndarray,
+        chunks: Sequence[tuple[int, str]],
+        load: Callable[[str], dict[str, torch.Tensor]],
+    ) -> Stacked:
         """Networks at these rows from the chunks that hold them, each chunk read once."""
         owner = np.searchsorted(firsts, positions, side="right") - 1
         tensors: dict[str, torch.Tensor] = {}

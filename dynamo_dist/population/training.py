@@ -6,9 +6,11 @@ Legend: M networks, B batch, T time, C outputs, S steps.
 
 import dataclasses
 import math
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -68,24 +70,31 @@ class StackedAdam:
             shape = (-1, *[1] * (p.dim() - 1))
             if decay_M is not None:
                 p.mul_((1 - rate_M * decay_M).view(shape).to(p.dtype))
-            mean.lerp_(p.grad, 1 - one)
-            square.mul_(two).addcmul_(p.grad, p.grad, value=1 - two)
+            gradient = gradient_of(p)
+            mean.lerp_(gradient, 1 - one)
+            square.mul_(two).addcmul_(gradient, gradient, value=1 - two)
             update = mean / square.sqrt().mul_(second).add_(self.eps)
             p.sub_(update.mul_(corrected_M.view(shape).to(p.dtype)))
 
 
+def gradient_of(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None, "a backward pass has left one at every parameter"
+    return parameter.grad
+
+
 def clip_per_network(parameters: Sequence[Tensor], clip_M: Tensor) -> Tensor:
     """Clip each network's gradient to its own norm; zero the gradient of those that are not finite. Returns which are finite, (M,)."""
-    square_M = sum(p.grad.flatten(1).square().sum(dim=1) for p in parameters)
+    square_M = reduce(operator.add, (gradient_of(p).flatten(1).square().sum(dim=1) for p in parameters))
     finite_M = torch.isfinite(square_M)
     scale_M = (clip_M / (square_M.sqrt() + 1e-6)).clamp(max=1.0)
     # On a GPU asking would wait for it (and cannot be recorded in a graph); filling in is cheap there.
     replace = finite_M.is_cuda or not bool(finite_M.all())
     for p in parameters:
         shape = (-1, *[1] * (p.dim() - 1))
-        p.grad.mul_(scale_M.view(shape).to(p.dtype))
+        gradient = gradient_of(p)
+        gradient.mul_(scale_M.view(shape).to(p.dtype))
         if replace:  # 0 * NaN is NaN: replace, do not scale
-            p.grad.masked_fill_(~finite_M.view(shape), 0.0)
+            gradient.masked_fill_(~finite_M.view(shape), 0.0)
     return finite_M
 
 
@@ -117,6 +126,7 @@ def asked(target: Tensor, lengths_MB: Tensor | None, output: Output) -> Tensor:
     """How many numbers of every answer count: 1 for a class, up to O for values; 0 on padding; float32 (M, B) or (M, B, T)."""
     count = (target >= 0).float() if output.kind == "classes" else (~target.isnan()).sum(dim=-1).float()
     if output.every_step:
+        assert lengths_MB is not None, "only sequences are answered at every step"
         count = count * (torch.arange(target.shape[2], device=target.device) < lengths_MB[..., None])
     return count
 
@@ -125,6 +135,12 @@ def masked_mean(loss: Tensor, count: Tensor) -> Tensor:
     """Sum of the losses that count over how many count, per network, (M,)."""
     weighted = loss * (count > 0)
     return weighted.flatten(1).sum(dim=1) / count.flatten(1).sum(dim=1).clamp(min=1).to(loss.dtype)
+
+
+# Of a step: inputs, lengths, targets, and of mixed images the other target and the weight of the first.
+_Batch = tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]
+# What `ChunkTraining._compute` takes: the step's numbers and its batch.
+_Values = tuple[Tensor, *_Batch]
 
 
 class ChunkTraining:
@@ -162,7 +178,7 @@ class ChunkTraining:
             [[step, schedule(step, self.steps), *self.optimiser.corrections(step)] for step in range(self.steps)], torch.float64
         )
         self.failed_at, self.stopped_at = (torch.full((len(specs),), -1, device=self.device) for _ in range(2))
-        self._graph: tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor] | None = None
+        self._graph: tuple[torch.cuda.CUDAGraph, _Values, Tensor] | None = None
 
     def _tensor(self, values: object, dtype: torch.dtype | None = None) -> Tensor:
         return torch.as_tensor(values, dtype=dtype, device=self.device)
@@ -174,7 +190,7 @@ class ChunkTraining:
 
     def step(self, step: int) -> Tensor:
         """One step of training; returns the loss of every network before it, (M,)."""
-        return self._run([self.numbers_S4[step], *self._batch(step)])
+        return self._run((self.numbers_S4[step], *self._batch(step)))
 
     def gather(self, index_MB: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Inputs, lengths and targets of every network's own examples."""
@@ -188,16 +204,15 @@ class ChunkTraining:
             inputs, target = inputs[:, :, :time], target[:, :, :time] if self.output.every_step else target
         return inputs, lengths_MB, target
 
-    def _batch(self, step: int) -> list[Tensor | None]:
-        """Inputs, lengths, targets, and of mixed images the other target and the weight of the first."""
+    def _batch(self, step: int) -> _Batch:
         inputs, lengths_MB, target = self.gather(self.order_MSB[:, step])
         kinds = [spec.augmentation for spec in self.specs]
         if set(kinds) == {"none"}:
-            return [inputs, lengths_MB, target, None, None]
+            return inputs, lengths_MB, target, None, None
         inputs, partner_MB, weight_MB = augment_stack(inputs, kinds, [spec.seed for spec in self.specs], step)
-        return [inputs, lengths_MB, target, None if partner_MB is None else target.gather(1, partner_MB), weight_MB]
+        return inputs, lengths_MB, target, None if partner_MB is None else target.gather(1, partner_MB), weight_MB
 
-    def _run(self, values: list[Tensor | None]) -> Tensor:
+    def _run(self, values: _Values) -> Tensor:
         """`_compute`, on a CUDA device by replaying the graph that the first call records."""
         if self.device.type != "cuda":
             return self._compute(*values)
@@ -205,14 +220,16 @@ class ChunkTraining:
             self._graph = self._record(values)
         graph, static, loss_M = self._graph
         for place, value in zip(static, values, strict=True):
-            if place is not None:
+            if place is not None and value is not None:
                 place.copy_(value)
         graph.replay()
         return loss_M
 
-    def _record(self, values: list[Tensor | None]) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None], Tensor]:
+    def _record(self, values: _Values) -> tuple[torch.cuda.CUDAGraph, _Values, Tensor]:
         """Record one step. The three trial steps that CUDA needs before are undone."""
-        static = [None if value is None else value.clone() for value in values]
+        numbers, inputs, lengths_MB, target, other, weight = values
+        lengths_MB, other, weight = (None if value is None else value.clone() for value in (lengths_MB, other, weight))
+        static = (numbers.clone(), inputs.clone(), lengths_MB, target.clone(), other, weight)
         state = [*self.networks.tensors.values(), *self.optimiser.mean, *self.optimiser.square, self.failed_at]
         saved = [tensor.detach().clone() for tensor in state]
         stream = torch.cuda.Stream()
@@ -233,11 +250,11 @@ class ChunkTraining:
         self, numbers: Tensor, inputs: Tensor, lengths_MB: Tensor | None, target: Tensor, other: Tensor | None, weight: Tensor | None
     ) -> Tensor:
         """Gradient and update on one batch; returns the loss of every network, (M,). Asks the device for no value."""
-        step, factor, *corrections = numbers.unbind()
+        step, factor, first, second = numbers.unbind()
         dtype = self.networks.dtype
         _, outputs = self.networks(inputs.to(dtype) if inputs.is_floating_point() else inputs, lengths_MB, training=True)
         loss = example_losses(outputs, target, self.output)
-        if other is not None:
+        if other is not None and weight is not None:
             loss = weight * loss + (1 - weight) * example_losses(outputs, other, self.output)
         loss_M = masked_mean(loss, asked(target, lengths_MB, self.output))
         for p in self.parameters:
@@ -246,7 +263,7 @@ class ChunkTraining:
         finite_M = clip_per_network(self.parameters, self.clip_M)
         self.failed_at.copy_(torch.where(~finite_M & self.active_M, step.long(), self.failed_at))
         rate_M = torch.where(self.cosine_M, self.rate_M * factor, self.rate_M)
-        self.optimiser.step(torch.where(self.active_M, rate_M, 0.0), decay_M=self.decay_M, corrections=tuple(corrections))
+        self.optimiser.step(torch.where(self.active_M, rate_M, 0.0), decay_M=self.decay_M, corrections=(first, second))
         self.networks.update_buffers(self.active_M)
         return loss_M.detach()
 
@@ -281,15 +298,16 @@ class _EarlyStopping:
 
     def _losses(self) -> Tensor:
         """Mean loss on what is held out, float64 (M,); infinite where it is not a number."""
-        training, total, count = self.training, 0.0, 0.0
+        training = self.training
+        total_M, count_M = (torch.zeros_like(self.best_M) for _ in range(2))
         for index_MB in self.index_MV.split(training.specs[0].batch, dim=1):
             inputs, lengths_MB, target = training.gather(index_MB.clamp(min=0))
             _, outputs = training.networks(inputs.to(training.networks.dtype) if inputs.is_floating_point() else inputs, lengths_MB)
             answers = asked(target, lengths_MB, training.output)
             answers = answers * (index_MB >= 0).view(*index_MB.shape, *[1] * (answers.dim() - 2))
             loss = example_losses(outputs, target, training.output) * (answers > 0)
-            total, count = total + loss.double().flatten(1).sum(dim=1), count + answers.double().flatten(1).sum(dim=1)
-        return (total / count.clamp(min=1)).nan_to_num(nan=math.inf)
+            total_M, count_M = total_M + loss.double().flatten(1).sum(dim=1), count_M + answers.double().flatten(1).sum(dim=1)
+        return (total_M / count_M.clamp(min=1)).nan_to_num(nan=math.inf)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -388,6 +406,9 @@ def evaluate(
         for moment, value in zip(moments, (counted.double(), known, known.square()), strict=True):
             moment += value.flatten(1, -2).sum(dim=1)
     if output.kind == "classes":
-        return (right / count).tolist()
-    numbers, total, square = moments
-    return (1 - right / (square - total.square() / numbers.clamp(min=1)).sum(dim=1)).tolist()
+        score_M = right / count
+    else:
+        numbers, total, square = moments
+        score_M = 1 - right / (square - total.square() / numbers.clamp(min=1)).sum(dim=1)
+    scores: list[float] = score_M.tolist()
+    return scores

@@ -52,4 +52,4 @@ def open_runtime(workers: int, address: str | None = None) -> Runtime:
     return RayRuntime(workers, address)
 
 
-__all__ = ["LocalRuntime", "Runtime", "open_runtime", "restarted", "workers_of"]
+__all__ = ["LocalRuntime", "Runtime", "launched", "open_runtime", "restarted", "workers_of"]

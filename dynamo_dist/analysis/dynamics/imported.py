@@ -66,7 +66,8 @@ def _advance(layer: nn.RNNBase, x_RF: Tensor, h_RH: Tensor) -> Tensor:
     time = 1 if layer.batch_first else 0
     state_LRU = h_RH.unflatten(1, (-1, layer.hidden_size)).transpose(0, 1)
     if not isinstance(layer, nn.LSTM):
-        return layer(x_RF.unsqueeze(time), state_LRU.contiguous())[1].transpose(0, 1).flatten(1)
+        new_LRU: Tensor = layer(x_RF.unsqueeze(time), state_LRU.contiguous())[1]
+        return new_LRU.transpose(0, 1).flatten(1)
     h, c = (part.contiguous() for part in state_LRU.chunk(2))
     return torch.cat(layer(x_RF.unsqueeze(time), (h, c))[1]).transpose(0, 1).flatten(1)
 

@@ -35,7 +35,8 @@ class Maps(ABC):
     def step_all(self, h_MSH: Tensor) -> Tensor:
         """F(h) of S points of every map."""
         m_R = torch.arange(self.count).repeat_interleave(h_MSH.shape[1])
-        return self.step(h_MSH.flatten(0, 1), m_R).unflatten(0, h_MSH.shape[:2])
+        new_MSH: Tensor = self.step(h_MSH.flatten(0, 1), m_R).unflatten(0, h_MSH.shape[:2])
+        return new_MSH
 
     def run(self, h_MSH: Tensor, steps: int) -> Tensor:
         """States after 1 to `steps` steps, (steps, M, S, H)."""
@@ -97,7 +98,8 @@ class CellMaps(Maps):
         self.count, units = len(x_MG), cells.w_recurrent.shape[1]
         self.size = 2 * units if cells.cell == "lstm" else units
         self._units = units
-        self._advance = {"gru": _gru, "lstm": _lstm, "ugrnn": _ugrnn, "rnn": _rnn, "rnn-relu": _rnn_relu}[cells.cell]
+        advances: dict[str, _Advance] = {"gru": _gru, "lstm": _lstm, "ugrnn": _ugrnn, "rnn": _rnn, "rnn-relu": _rnn_relu}
+        self._advance = advances[cells.cell]
 
     def _rows(self, m_R: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Of the maps of these rows: recurrent weights (R, H, G), or (1, H, G) where all have the same, input parts, bias."""
@@ -127,6 +129,7 @@ class CellMaps(Maps):
         gates = w.unflatten(2, (-1, self._units)).unbind(2)
         if self._cells.cell != "lstm":
             return new_RH, _scaled(gates, slopes.gates, slopes.diagonal).mT
+        assert slopes.h_of_c is not None and slopes.diagonal is not None, "an LSTM has them"
         c_of_h = _scaled(gates[:3], slopes.gates[:3])
         h_of_h = torch.addcmul(gates[3] * slopes.gates[3][:, None], c_of_h, slopes.h_of_c[:, None])
         h_of_c, c_of_c = torch.diag_embed(slopes.h_of_c * slopes.diagonal), torch.diag_embed(slopes.diagonal)
@@ -143,6 +146,10 @@ class _Slopes:
     h_of_c: Tensor | None = None
 
 
+# Of states, their products with the recurrent weights, the input part of the gates and the bias of a GRU: the new states and their slopes.
+_Advance = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, _Slopes]]
+
+
 def _scaled(gates: tuple[Tensor, ...], slopes: tuple[Tensor, ...], diagonal: Tensor | None = None) -> Tensor:
     """Sum over gates of w (R or 1, H, H) with its columns scaled by (R, H), plus a diagonal: a transposed Jacobian (R, H, H)."""
     j_RHH = gates[0] * slopes[0][:, None]
@@ -153,7 +160,8 @@ def _scaled(gates: tuple[Tensor, ...], slopes: tuple[Tensor, ...], diagonal: Ten
     return j_RHH
 
 
-def _gru(h: Tensor, p: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, _Slopes]:
+def _gru(h: Tensor, p: Tensor, x: Tensor, b: Tensor | None) -> tuple[Tensor, _Slopes]:
+    assert b is not None, "a GRU has a bias inside the reset gate"
     units = h.shape[-1]
     r, z = torch.sigmoid(p[..., : 2 * units] + x[..., : 2 * units]).chunk(2, dim=-1)
     u = p[..., 2 * units :] + b
@@ -162,23 +170,23 @@ def _gru(h: Tensor, p: Tensor, x: Tensor, b: Tensor) -> tuple[Tensor, _Slopes]:
     return torch.lerp(n, h, z), _Slopes((inner * u * r * (1 - r), (h - n) * z * (1 - z), inner * r), z)
 
 
-def _rnn(h: Tensor, p: Tensor, x: Tensor, b: None) -> tuple[Tensor, _Slopes]:
+def _rnn(h: Tensor, p: Tensor, x: Tensor, b: Tensor | None) -> tuple[Tensor, _Slopes]:
     new = torch.tanh(p + x)
     return new, _Slopes((1 - new * new,))
 
 
-def _rnn_relu(h: Tensor, p: Tensor, x: Tensor, b: None) -> tuple[Tensor, _Slopes]:
+def _rnn_relu(h: Tensor, p: Tensor, x: Tensor, b: Tensor | None) -> tuple[Tensor, _Slopes]:
     a = p + x
     return a.relu(), _Slopes(((a > 0).to(a.dtype),))
 
 
-def _ugrnn(h: Tensor, p: Tensor, x: Tensor, b: None) -> tuple[Tensor, _Slopes]:
+def _ugrnn(h: Tensor, p: Tensor, x: Tensor, b: Tensor | None) -> tuple[Tensor, _Slopes]:
     g, c = (p + x).chunk(2, dim=-1)
     g, c = g.sigmoid(), c.tanh()
     return torch.lerp(c, h, g), _Slopes(((h - c) * g * (1 - g), (1 - g) * (1 - c * c)), g)
 
 
-def _lstm(h: Tensor, p: Tensor, x: Tensor, b: None) -> tuple[Tensor, _Slopes]:
+def _lstm(h: Tensor, p: Tensor, x: Tensor, b: Tensor | None) -> tuple[Tensor, _Slopes]:
     c = h.chunk(2, dim=-1)[1]
     i, f, g, o = (p + x).chunk(4, dim=-1)
     i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()

@@ -233,13 +233,14 @@ class _Descent:
         self._stationary = torch.empty(0, dtype=torch.bool)
 
     def run(self, h_RH: Tensor, m_R: Tensor) -> _Minima:
-        work, taken = None, 0
+        work: dict[str, Tensor] = {}
+        taken = 0
         while taken < len(h_RH) or len(work["h"]):
-            room = self._rows - (0 if work is None else len(work["h"]))
+            room = self._rows - (len(work["h"]) if work else 0)
             # New rows come in batches: evaluating a few at a time costs as much as many.
-            if taken < len(h_RH) and (work is None or room >= self._rows // 4):
+            if taken < len(h_RH) and (not work or room >= self._rows // 4):
                 new = self._enter(h_RH[taken : taken + room], m_R[taken : taken + room])
-                work = new if work is None else {name: torch.cat([work[name], new[name]]) for name in work}
+                work = {name: torch.cat([work[name], new[name]]) for name in work} if work else new
                 taken += room
                 work = self._leave(work)
             if len(work["h"]):
@@ -314,7 +315,7 @@ class _Descent:
         offset = work["h"] - states[nearest]
         point = known[nearest]
         predicted = torch.bmm(self._inverses[point], work["r"][:, :, None])[:, :, 0]
-        captured = (predicted - offset).norm(dim=1) <= _CAPTURE * offset.norm(dim=1)
+        captured: Tensor = (predicted - offset).norm(dim=1) <= _CAPTURE * offset.norm(dim=1)
         captured &= least.isfinite() & ~finished
         self._starts.index_add_(0, point[captured], torch.ones_like(point[captured]))
         return captured

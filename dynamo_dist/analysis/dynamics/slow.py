@@ -146,7 +146,8 @@ def _thinned(states_NH: np.ndarray, resolution: float) -> np.ndarray:
     # A cell's diagonal is the resolution.
     cells = np.round(centred @ axes.T / (resolution / 2))
     first = np.sort(np.unique(cells, axis=0, return_index=True)[1])
-    return states_NH[first[np.linspace(0, len(first) - 1, min(_MOST, len(first))).round().astype(int)]]
+    kept_NH: np.ndarray = states_NH[first[np.linspace(0, len(first) - 1, min(_MOST, len(first))).round().astype(int)]]
+    return kept_NH
 
 
 def _alignment(values: Tensor, vectors: Tensor, readout_HC: Tensor, dimension: int) -> tuple[float, float]:
