@@ -1,6 +1,9 @@
 """Stacked convolutional networks against loops over plain torch modules, float64."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -235,3 +238,23 @@ def test_wrong_architectures_are_refused_with_the_field():
             Convolutional(**{**good, field: value})
     with pytest.raises(InputError, match=r"depth=8: expected one of 3 for kind='cnn'"):
         Convolutional(**{**good, "kind": "cnn"})
+
+
+GRADIENTS = """
+import torch
+from dynamo_dist.networks.convolutional import channels_last_convolution
+for channels, stride, size in [(4, 2, 1), (4, 2, 3), (6, 2, 1), (1, 1, 3), (4, 1, 1)]:
+    for _ in range(4):
+        x, w = torch.randn(32, channels, 8, 8, requires_grad=True), torch.randn(8, channels, size, size, requires_grad=True)
+        y = channels_last_convolution(x, w, stride)
+        torch.testing.assert_close(y, torch.nn.functional.conv2d(x, w, stride=stride, padding=size // 2), rtol=1e-4, atol=1e-4)
+        y.backward(torch.randn_like(y))
+        del x, w, y
+"""
+
+
+def test_gradients_of_few_channels_leave_the_heap_whole():
+    # Where the library of the checked malloc is missing the loader only warns, and values alone are compared.
+    checked = {"LD_PRELOAD": "libc_malloc_debug.so.0", "MALLOC_CHECK_": "3"} if sys.platform == "linux" else {}
+    done = subprocess.run([sys.executable, "-c", GRADIENTS], env=os.environ | checked, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
