@@ -157,13 +157,13 @@ def test_networks_do_not_see_each_other(conditioning):
 @pytest.mark.parametrize("conditioning, shared", [("concat", 2), ("film", 1)])
 def test_what_theta_has_not_reached_is_computed_once(monkeypatch, conditioning, shared):
     images_of = []
-    convolution = convolutional._convolution
+    convolution = convolutional.channels_last_convolution
 
     def recorded(x, *args):
         images_of.append(len(x))
         return convolution(x, *args)
 
-    monkeypatch.setattr(convolutional, "_convolution", recorded)
+    monkeypatch.setattr(convolutional, "channels_last_convolution", recorded)
     theta, images = inputs()
     make(conditioning)(theta, images)
     # The stem, and with concatenation the part of the first block's first convolution that reads the images.
