@@ -287,7 +287,7 @@ def assemble_chain(
     # in A X.
     shift = BX @ (M - near.matrix)
     residual = problem.times_A(X) - BX @ M
-    backward_error = sum(_norm2(backend, backend.users_image(Z @ np.linalg.inv(R))) for Z in (shift, residual))
+    backward_error = sum(backend.norm2(backend.users_image(Z @ np.linalg.inv(R))) for Z in (shift, residual))
     chain_residuals: tuple[float, ...] = ()
     if chained:
         previous = BV @ near.shift
@@ -315,7 +315,7 @@ def assemble_chain(
         chain_residuals=chain_residuals,
         backward_error=backward_error,
         gap=pair.gap,
-        projector_norm=_norm2(backend, problem.adjoint_B(Y)),
+        projector_norm=backend.norm2(problem.adjoint_B(Y)),
         puiseux=puiseux,
         order=1 if step is None else 2,
         step=step,
@@ -340,8 +340,3 @@ def _biorthogonal(G: np.ndarray) -> np.ndarray:
     """The transformation [x0, j] = [x0, j0] C, from G = [x0, j0]^T B [x0, j0]; G[0, 0] is zero at an exceptional point."""
     a = 1 / np.sqrt(complex(G[0, 1]))
     return np.array([[a, -a * G[1, 1] / (2 * G[0, 1])], [0, a]])
-
-
-def _norm2(backend: Any, X: np.ndarray) -> float:
-    """Spectral norm of a distributed block."""
-    return float(np.linalg.norm(backend.qr(X)[1], 2))

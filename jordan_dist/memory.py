@@ -17,11 +17,16 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def give_back() -> None:
+    """Gives freed memory back to the system, which the C library keeps where it lies between pieces in use."""
+    with suppress(OSError, AttributeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def forget_peak() -> bool:
     """Gives freed memory back to the system and lets `peak` count from here; False where the system has no such thing (not Linux)."""
     gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident size
     except OSError:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from jordan_dist import memory
 from jordan_dist.backends import (
     PETSC_HINT,
     Backend,
@@ -318,6 +319,7 @@ class PetscFactor:
         self.operator = operator
         self.backend, self.cost, self.matrix, self.symmetric = backend, backend.cost, matrix, symmetric
         self.transposes = False  # known to solve with the transpose
+        self.large = backend.n >= LARGEST_FOR_PETSC  # 10 ms are nothing, and 10 % of the memory are something
         matrix.setOption(PETSc.Mat.Option.SYMMETRIC, symmetric)
         # otherwise PETSc takes a complex symmetric matrix for a Hermitian one
         matrix.setOption(PETSc.Mat.Option.HERMITIAN, False)
@@ -389,6 +391,8 @@ class PetscFactor:
             if error.ierr != ZERO_PIVOT:
                 raise
             raise SingularFactorError("PETSc met a pivot that is zero") from error
+        if self.large:
+            memory.give_back()  # what the analysis has left
         status = self.factors.getMumpsInfog(1) if self.pc.getFactorSolverType() == "mumps" else 0
         if status in (-8, -9, -14, -15, -17, -20):  # an estimated workspace or buffer was too small
             return False
@@ -412,6 +416,8 @@ class PetscFactor:
             self.factors.matSolve(b, x)
         b.destroy()
         x.destroy()
+        if self.large:
+            memory.give_back()  # MUMPS has had some copies of the block
         return self._finite(out)
 
     def solve_adjoint(self, R: np.ndarray) -> np.ndarray:

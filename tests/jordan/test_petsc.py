@@ -41,6 +41,22 @@ def test_block_arithmetic(block):
     assert Q_whole.conj().T @ Q_whole == pytest.approx(np.eye(3), abs=1e-14)
 
 
+@pytest.mark.parametrize("angle", [1.0, 1e-3, 1e-6, 1e-12, 0.0])
+def test_orthogonalisation_by_cholesky_beside_that_by_householder(block, angle):
+    """Of columns of all sizes, the last of which is near to the others; what is too near goes to the reflections."""
+    X = block.random_block(3) * [1e-120, 1.0, 1e120]
+    X[:, 2] = 1e120 * (X[:, 0] * 1e120 + X[:, 1] + angle * block.random_block(1, seed=5)[:, 0])
+    fast, slow = block._cholesky_qr(X), block._householder_qr(X)
+    assert (fast is None) == (angle < 1e-4)
+    for Q, R in [slow] if fast is None else [slow, fast]:
+        Q_whole = whole(block, Q)
+        assert Q_whole.conj().T @ Q_whole == pytest.approx(np.eye(3), abs=1e-14)
+        assert Q_whole @ R / [1e-120, 1.0, 1e120] == pytest.approx(whole(block, X) / [1e-120, 1.0, 1e120], abs=1e-14)
+        assert not np.tril(R, -1).any() and Q.flags.f_contiguous
+    assert block._cholesky_qr(np.zeros_like(X)) is None
+    assert block.norm2(X) == pytest.approx(np.linalg.norm(whole(block, X), 2), rel=1e-14)
+
+
 def test_pivot_is_the_first_large_component(block):
     x = np.linspace(0, 1, 37) * np.exp(1j * np.arange(37))
     first = np.flatnonzero(np.abs(x) >= 0.5)[0]

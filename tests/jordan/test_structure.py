@@ -281,6 +281,20 @@ def test_a_tolerance_ends_earlier_and_is_kept(plant, tolerance):
     assert abs(chain.eigenvalue - planted.eigenvalue) < tolerance
 
 
+@pytest.mark.parametrize("kind", [None, False])
+def test_no_sweep_follows_where_the_image_of_the_krylov_space_is_good_enough(kind, caplog):
+    """And how good it is was known, from small matrices alone; ||A|| is two thousand times the eigenvalues."""
+    n = 100
+    A = scipy.sparse.diags_array([np.full(n, 2.0), -np.ones(n - 1), -np.ones(n - 1)], offsets=[0, -1, 1]) * (n + 1.0) ** 2
+    with caplog.at_level(logging.INFO, logger="jordan_dist"):
+        chain = jordan_chain(scipy.sparse.csr_array(A), target=20.0, symmetric=kind, tolerance=1e-10, perturbation=1.0)
+    said = [record.getMessage() for record in caplog.records]
+    assert not any(line.startswith("sweep 1") for line in said)
+    right = next(line for before, line in zip(said[1:], said, strict=False) if not before.startswith("block Krylov") or "of 4 columns" in before)
+    expected = float(right.rsplit(" ", 1)[1])
+    assert chain.subspace_residual < 1e-10 and (kind is False or chain.subspace_residual == pytest.approx(expected, rel=0.1))
+
+
 def test_a_tolerance_that_is_none(plant):
     for tolerance in (-1e-3, 0.1, "small"):
         with pytest.raises(ValueError, match="tolerance must be from 0 to 1e-3, a relative residual; it is"):
