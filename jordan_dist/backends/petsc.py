@@ -6,6 +6,7 @@ PETSC_OPTIONS), so that a user's options win over the defaults here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,12 +32,19 @@ try:
 except ImportError as error:
     raise MissingExtraError(f"PETSc matrices and MPI need petsc4py and mpi4py ({error}): {PETSC_HINT}") from error
 
+log = logging.getLogger("jordan_dist")
+
 # PETSc's own factors beat those of MUMPS on one rank while they are small (n = 44,944 in 2-D, L D L^T: 0.27 s against 0.51 s, and 6 ms
 # a column against 11 to 50); they neither pivot nor run in parallel.
 LARGEST_FOR_PETSC = 200_000
 # MUMPS estimates its workspace before it pivots, and touches what it has: so much more room (in percent), then again with more. (80 in place of
 # 20 is a fifth of the memory of a solve at n = 1.1e6.)
 WORKSPACE = (30, 100, 300, 1000)
+# How MUMPS keeps factors that do not fit into the memory as they are: in turn.
+STORAGES = ("whole", "compressed", "disk")
+LOW_RANK = 1e-4  # tolerance of compressed factors (BLR)
+SERVES = 0.1  # relative residual of a solve with compressed factors up to which the sweeps converge
+ROOM = 40  # columns for which memory is kept free beside the factors: a Krylov space and what MUMPS copies of a block
 ZERO_PIVOT = 71  # PETSC_ERR_MAT_LU_ZRPVT
 
 
@@ -328,11 +336,7 @@ class PetscFactor:
         self.factors: PETSc.Mat = None
         try:
             with self.cost.factoring():
-                for workspace in WORKSPACE:
-                    if self._factorize(direct_solver(backend.n, backend.comm), workspace):
-                        break
-                else:
-                    raise MemoryError(f"MUMPS asks for more than {WORKSPACE[-1]} % of its estimated workspace")
+                self._factorize(direct_solver(backend.n, backend.comm))
         except BaseException:
             self.free()
             raise
@@ -351,7 +355,7 @@ class PetscFactor:
         self.ksp.setOperators(operator or self.matrix, self.matrix)  # or it takes its set-up for done
         try:
             with self.cost.factoring():
-                done = self._compute()
+                done = self._compute() == "done"
         except BaseException:
             self.free()
             matrix.destroy()
@@ -362,8 +366,49 @@ class PetscFactor:
             self.operator = None  # it is for who comes next
         return done
 
-    def _factorize(self, library: str, workspace: int) -> bool:
-        """True when done, False when MUMPS wants more workspace."""
+    def _factorize(self, library: str) -> None:
+        for storage in STORAGES:
+            for workspace in WORKSPACE:
+                outcome = self._attempt(library, workspace, storage)
+                if outcome != "workspace":
+                    break
+            else:
+                raise MemoryError(f"MUMPS asks for more than {WORKSPACE[-1]} % of its estimated workspace")
+            if outcome == "done" and (storage != "compressed" or self._serves()):
+                return
+            why = "would not serve" if outcome == "done" else f"would not fit into the {self._allowed()} MB that a rank can have here"
+            if storage == "whole":
+                log.warning("the factors as they are %s: trying to compress them", why)
+            elif storage == "compressed":
+                log.warning("compressed factors %s: they go to the disk, where solves take longer", why)
+        raise MemoryError(
+            f"the factors do not fit into the {self._allowed()} MB that a rank can have here, not even with the disk "
+            "(`jordan-dist plan` says what they need): take more machines"
+        )
+
+    def _allowed(self) -> int:
+        """MB that MUMPS may have on any rank: an even share of what is available on the host with the least, less what vectors take."""
+        comm = self.backend.comm
+        host = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        mine = memory.available() // host.size - 16 * ROOM * (self.backend.stop - self.backend.start)
+        host.Free()
+        return max(1, int(comm.allreduce(mine, MPI.MIN)) // 10**6)
+
+    def _serves(self) -> bool:
+        """Whether compressed factors are near enough to the matrix."""
+        x, b, residual = (self.matrix.createVecLeft() for _ in range(3))
+        b.setArray(self.backend.random_block(1)[:, 0])
+        self.factors.solve(b, x)
+        self.matrix.mult(x, residual)
+        residual.axpy(-1.0, b)
+        error = residual.norm() / b.norm()
+        for vec in (x, b, residual):
+            vec.destroy()
+        log.info("compressed factors: relative residual %.1e of a solve", error)
+        return bool(error < SERVES)
+
+    def _attempt(self, library: str, workspace: int, storage: str) -> str:
+        """"done", or what MUMPS wants more of: "workspace" or "memory"."""
         self._free_factors()
         self.ksp = PETSc.KSP().create(self.backend.comm)
         self.ksp.setOptionsPrefix("jordan_")
@@ -382,9 +427,15 @@ class PetscFactor:
         self.factors = pc.getFactorMatrix()
         if pc.getFactorSolverType() == "mumps":
             self.factors.setMumpsIcntl(14, workspace)
+            self.factors.setMumpsIcntl(23, self._allowed())
+            if storage == "compressed":
+                self.factors.setMumpsIcntl(35, 2)
+                self.factors.setMumpsCntl(7, LOW_RANK)
+            elif storage == "disk":
+                self.factors.setMumpsIcntl(22, 1)
         return self._compute()
 
-    def _compute(self) -> bool:
+    def _compute(self) -> str:
         try:
             self.ksp.setUp()
         except PETSc.Error as error:
@@ -395,13 +446,15 @@ class PetscFactor:
             memory.give_back()  # what the analysis has left
         status = self.factors.getMumpsInfog(1) if self.pc.getFactorSolverType() == "mumps" else 0
         if status in (-8, -9, -14, -15, -17, -20):  # an estimated workspace or buffer was too small
-            return False
+            return "workspace"
+        if status in (-13, -19):  # it was not given what it asked for, or did not ask because it was more than it may
+            return "memory"
         if status == -10:
             raise SingularFactorError("MUMPS found the matrix numerically singular")
         if status < 0:
             detail = self.factors.getMumpsInfog(2)
             raise MemoryError(f"MUMPS could not factorize the matrix: INFOG(1) = {status}, INFOG(2) = {detail}")
-        return True
+        return "done"
 
     def solve(self, R: np.ndarray) -> np.ndarray:
         if self.ksp.getType() != "preonly":

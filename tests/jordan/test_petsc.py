@@ -535,3 +535,74 @@ def test_nothing_of_a_chain_stays_in_memory(world):
         sizes.append(resident())
     destroy(A, B, *dA, *dB)
     assert sizes[-1] - sizes[1] < 20e6
+
+
+@pytest.fixture
+def mumps(monkeypatch):
+    """Factors by MUMPS of a small problem too; returns the module, the storages that were tried and what became of each."""
+    from jordan_dist.backends import petsc
+
+    tried = []
+    attempt = petsc.PetscFactor._attempt
+
+    def recorded(self, library, workspace, storage):
+        tried.append((storage, attempt(self, library, workspace, storage), [self.factors.getMumpsInfog(i) for i in (16, 26)]))
+        return tried[-1][1]
+
+    monkeypatch.setattr(petsc, "LARGEST_FOR_PETSC", 0)
+    monkeypatch.setattr(petsc.PetscFactor, "_attempt", recorded)
+    return petsc, tried
+
+
+def chain_of(name, grid, world):
+    p = problem(name, grid)
+    A, B, *_ = p.pencil(p.nearby, world)
+    chain = jordan_chain(A, B, target=p.target, tolerance=1e-10)
+    destroy(A, B)
+    return chain
+
+
+def test_factors_that_do_not_fit_into_the_memory(world, mumps, monkeypatch, caplog):
+    petsc, tried = mumps
+    expected = chain_of("waveguides", 212, world)
+    whole, on_disk = tried[0][2]  # MB that MUMPS estimates for the rank with most, with the factors in memory and on the disk
+    tried.clear()
+    monkeypatch.setattr(petsc.PetscFactor, "_allowed", lambda self: on_disk + (whole - on_disk) // 3)
+    chain = chain_of("waveguides", 212, world)
+    assert [outcome[:2] for outcome in tried] == [("whole", "memory"), ("compressed", "memory"), ("disk", "done")]
+    assert "the factors as they are would not fit into the" in caplog.text and "they go to the disk" in caplog.text
+    assert abs(chain.eigenvalue - expected.eigenvalue) < 1e-9 * abs(expected.eigenvalue) and chain.subspace_residual < 1e-10
+    monkeypatch.setattr(petsc.PetscFactor, "_allowed", lambda self: 1)
+    with pytest.raises(MemoryError, match="do not fit into the 1 MB that a rank can have here, not even with the disk"):
+        chain_of("waveguides", 212, world)
+
+
+@pytest.mark.parametrize("serves", [0.1, 0.0])
+def test_compressed_factors_serve_or_go_to_the_disk(world, mumps, monkeypatch, serves):
+    petsc, tried = mumps
+    expected = chain_of("cubes", 20, world)
+    tried.clear()
+    attempt = petsc.PetscFactor._attempt
+    monkeypatch.setattr(
+        petsc.PetscFactor, "_attempt", lambda self, *args: "memory" if args[-1] == "whole" else attempt(self, *args)
+    )
+    monkeypatch.setattr(petsc, "SERVES", serves)
+    chain = chain_of("cubes", 20, world)
+    assert [outcome[:2] for outcome in tried] == [("compressed", "done")] + ([] if serves else [("disk", "done")])
+    assert abs(chain.eigenvalue - expected.eigenvalue) < 1e-9 * abs(expected.eigenvalue) and chain.subspace_residual < 1e-10
+
+
+def test_what_mumps_may_have_is_a_share_of_the_host(world, monkeypatch):
+    from jordan_dist import memory
+    from jordan_dist.backends import petsc
+
+    monkeypatch.setattr(memory, "available", lambda: 10**10)
+    p = problem("waveguides", 212)
+    A, *_ = p.pencil(p.nearby, world)
+    backend = petsc.PetscBackend.around(A)
+    factor = backend.factor([(1.0, A)], symmetric=True)
+    rows = -(-A.getSize()[0] // world.size)
+    assert factor._allowed() == pytest.approx((1e10 / world.size - 40 * 16 * rows) / 1e6, abs=1)
+    factor.destroy()
+    backend.destroy()
+    destroy(A)
