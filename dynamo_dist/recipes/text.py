@@ -128,7 +128,8 @@ def sst2_architecture(*, size: str = "small", data: str | None = None) -> Recipe
     """GRUs, LSTMs and vanilla RNNs of two widths on the labelled half of the sentences of SST-2.
 
     On the test sentences a GRU-48 has 68.0 % after 4 epochs with a decay of 1, 76.4 % after 8 with 3 and 71.9 % after 16; an LSTM-48 73.9 % after 8.
-    What limits it is the number of sentences, 3,460: with 5,882 labelled a GRU-48 has 77.3 %.
+    What limits it is the number of sentences, 3,460: with 5,882 labelled a GRU-48 has 77.3 %, and naive Bayes on words, which is hard to beat on
+    so few, 79.0 % with these and 81.8 % with all 6,920.
     """
     length = {"tiny": 10}.get(size, 50)
     return Recipe(
