@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,14 @@ class PetscBackend(Backend):
             raise ValueError(f"A must be a square matrix, not one of shape {(n, columns)}")
         start, stop = A.getOwnershipRange()
         return cls(n, start, stop, own, replicated=False)
+
+    @cached_property
+    def ranks_here(self) -> int:
+        """How many ranks share this host (collective the first time)."""
+        host = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        count = int(host.size)
+        host.Free()
+        return count
 
     def matrix(self, A: Any, name: str) -> PETSc.Mat:
         if not is_petsc(A):
@@ -388,11 +397,9 @@ class PetscFactor:
 
     def _allowed(self) -> int:
         """MB that MUMPS may have on any rank: an even share of what is available on the host with the least, less what vectors take."""
-        comm = self.backend.comm
-        host = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        mine = memory.available() // host.size - 16 * ROOM * (self.backend.stop - self.backend.start)
-        host.Free()
-        return max(1, int(comm.allreduce(mine, MPI.MIN)) // 10**6)
+        backend = self.backend
+        mine = memory.available() // backend.ranks_here - 16 * ROOM * (backend.stop - backend.start)
+        return max(1, int(backend.comm.allreduce(mine, MPI.MIN)) // 10**6)
 
     def _serves(self) -> bool:
         """Whether compressed factors are near enough to the matrix."""
@@ -408,7 +415,7 @@ class PetscFactor:
         return bool(error < SERVES)
 
     def _attempt(self, library: str, workspace: int, storage: str) -> str:
-        """"done", or what MUMPS wants more of: "workspace" or "memory"."""
+        """What came of it: "done", or what MUMPS wants more of, "workspace" or "memory"."""
         self._free_factors()
         self.ksp = PETSc.KSP().create(self.backend.comm)
         self.ksp.setOptionsPrefix("jordan_")
